@@ -1,0 +1,118 @@
+"""What goes wrong, by kind: every error of the package is a `ValueError` or a `TypeError`.
+
+All messages have one form, ``variable: found ..., expected ...; remedy``, and one error reports
+everything that is wrong with an input at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = [
+    "DaisiError",
+    "DaisiTypeError",
+    "DivergenceError",
+    "NoObservationsWarning",
+    "ObservationError",
+    "OperatorError",
+    "PriorError",
+    "SettingsError",
+    "StateError",
+    "UnitsError",
+    "problem",
+    "raise_problems",
+]
+
+
+class DaisiError(ValueError):
+    """Base of all errors about the values that the package was given."""
+
+
+class DaisiTypeError(DaisiError, TypeError):
+    """An argument of the wrong type; also a `TypeError`."""
+
+
+class StateError(DaisiError):
+    """A forecast, history or template that cannot be taken as a state."""
+
+
+class ObservationError(DaisiError):
+    """Observation Datasets that cannot be used as they are."""
+
+
+class UnitsError(ObservationError, StateError):
+    """Units that are not known or do not convert into each other."""
+
+
+class OperatorError(ObservationError):
+    """An observation operator that is unknown, fails, or returns something of the wrong shape."""
+
+
+class PriorError(DaisiError):
+    """A prior that is damaged, unknown, or does not fit the data."""
+
+
+class SettingsError(DaisiError):
+    """Settings of sampling, guidance or training that are out of range or contradict each other."""
+
+
+class DivergenceError(DaisiError):
+    """Members that became infinite or NaN in the sampler although the forecast was finite."""
+
+
+class NoObservationsWarning(UserWarning):
+    """No observation lies in the area and the times of the forecast: it is returned unchanged."""
+
+
+def problem(subject: object, found: str, expected: str, remedy: str = "") -> str:
+    """Text of one thing that is wrong.
+
+    Parameters
+    ----------
+    subject : object
+        The variable, coordinate or argument concerned.
+    found, expected : str
+        What it is, and what it ought to be.
+    remedy : str, optional
+        What to do about it.
+
+    Returns
+    -------
+    str
+        ``subject: found ..., expected ...; remedy``.
+
+    Examples
+    --------
+    >>> problem("t2m", "units 'm'", "units that convert to 'K'", "correct attrs['units']")
+    "t2m: found units 'm', expected units that convert to 'K'; correct attrs['units']"
+    """
+    text = f"{subject}: found {found}, expected {expected}"
+    return f"{text}; {remedy}" if remedy else text
+
+
+def raise_problems(
+    kind: type[DaisiError], problems: Sequence[str], cause: BaseException | None = None
+) -> None:
+    """Raise one error for all problems, or none where there are none.
+
+    Parameters
+    ----------
+    kind : type of DaisiError
+        Class of the error.
+    problems : sequence of str
+        Texts from `problem`; repetitions are said once.
+    cause : BaseException, optional
+        The exception behind them.
+
+    Raises
+    ------
+    DaisiError
+        Of class `kind`, where `problems` is not empty.
+    """
+    texts = list(dict.fromkeys(problems))
+    if not texts:
+        return
+    message = texts[0] if len(texts) == 1 else "\n".join(f"- {text}" for text in texts)
+    if len(texts) > 1:
+        message = f"{len(texts)} problems:\n{message}"
+    raise kind(message) from cause

@@ -1,0 +1,190 @@
+"""Units of states and observations: conversion factors from pint with the CF definitions.
+
+Pint and the CF unit definitions are imported when two different units first meet: data whose units
+are equal, or not given, cost nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from xr_daisi.errors import UnitsError, problem
+
+__all__ = ["IDENTITY", "Conversion", "conversion", "known_units"]
+
+# Spellings found in files (GRIB decoders, buoys, gauges) that pint reads as something else or not
+# at all; keys in lower case. "mb" is a millibarn to pint, never so to a meteorologist.
+SPELLINGS = {
+    "(0 - 1)": "1",
+    "(0-1)": "1",
+    "0 - 1": "1",
+    "0-1": "1",
+    "-": "1",
+    "~": "1",
+    "none": "1",
+    "unitless": "1",
+    "numeric": "1",
+    "fraction": "1",
+    "proportion": "1",
+    "deg c": "degC",
+    "deg_c": "degC",
+    "degrees c": "degC",
+    "degree c": "degC",
+    "degrees celsius": "degC",
+    "degree celsius": "degC",
+    "deg k": "K",
+    "degk": "K",
+    "deg_k": "K",
+    "degrees k": "K",
+    "degrees kelvin": "K",
+    "deg f": "degF",
+    "deg_f": "degF",
+    "mb": "hPa",
+    "mbar": "hPa",
+    "millibars": "hPa",
+    "kts": "knot",
+    "kt": "knot",
+    "mps": "m s-1",
+}
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """An affine change of units: ``target = factor * source + offset``.
+
+    Differences, and with them observation errors, take the factor alone: 0.5 degC is 0.5 K.
+
+    Parameters
+    ----------
+    factor : float
+        Target units per source unit.
+    offset : float
+        Value in target units of zero in source units.
+    """
+
+    factor: float = 1.0
+    offset: float = 0.0
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether nothing changes."""
+        return self.factor == 1.0 and self.offset == 0.0
+
+
+IDENTITY = Conversion()
+
+
+def conversion(
+    source: str | None,
+    target: str | None,
+    *,
+    variable: str = "units",
+    remedy: str = "correct attrs['units'], or convert the values",
+) -> Conversion:
+    """Factor and offset that turn values in one unit into another.
+
+    Parameters
+    ----------
+    source, target : str or None
+        Units as in the attribute ``units``. Where one is missing (None or blank) both are
+        taken as equal.
+    variable : str, optional
+        Name for the error message.
+    remedy : str, optional
+        What the error message recommends.
+
+    Returns
+    -------
+    Conversion
+        With ``target = factor * source + offset``.
+
+    Raises
+    ------
+    UnitsError
+        Where a unit is not known or the two do not convert, or not by an affine map.
+
+    Examples
+    --------
+    >>> conversion("hPa", "Pa")
+    Conversion(factor=100.0, offset=0.0)
+    >>> conversion("K", None).is_identity
+    True
+    """
+    first, second = _clean(source), _clean(target)
+    if first is None or second is None or first == second:
+        return IDENTITY
+    try:
+        return _affine(first, second)
+    except _NoConversion as reason:
+        raise UnitsError(
+            problem(variable, f"units {target!r} ({reason})", f"units like {source!r}", remedy)
+        ) from None
+
+
+def known_units(units: str | None) -> bool:
+    """Whether pint, with the CF definitions, understands a unit.
+
+    Parameters
+    ----------
+    units : str or None
+        As in the attribute ``units``.
+
+    Returns
+    -------
+    bool
+        False for missing units too.
+    """
+    text = _clean(units)
+    if text is None:
+        return False
+    try:
+        _affine(text, text)
+    except _NoConversion:
+        return False
+    return True
+
+
+class _NoConversion(Exception):
+    """Why two units do not convert; becomes part of a message."""
+
+
+def _clean(units: str | None) -> str | None:
+    """One spelling per unit; None where nothing is said."""
+    text = str(units).strip() if units is not None else ""
+    return SPELLINGS.get(text.lower(), text) or None
+
+
+@lru_cache(maxsize=256)
+def _affine(source: str, target: str) -> Conversion:
+    from cf_xarray.units import units as registry
+
+    def parse(text: str) -> Any:
+        # Pint raises errors of its own, of the tokenizer and of Python for different nonsense.
+        # CF names are lower case, files say "Kelvin" and "Celsius".
+        for spelling in dict.fromkeys((text, text.lower())):
+            try:
+                return registry.Unit(spelling)
+            except Exception:
+                continue
+        raise _NoConversion(f"{text!r} is not a known unit")
+
+    parsed = parse(source), parse(target)
+    try:
+        with np.errstate(all="ignore"):  # zero has no logarithm
+            values = [registry.Quantity(x, parsed[0]).to(parsed[1]) for x in (0.0, 1.0, 2.0)]
+        at = [float(value.magnitude) for value in values]
+    except Exception:
+        raise _NoConversion("they do not convert") from None
+    factor = at[1] - at[0]
+    straight = math.isclose(at[2] - at[1], factor, rel_tol=1e-9, abs_tol=1e-12 * abs(at[0]))
+    if not (math.isfinite(at[0]) and math.isfinite(factor) and factor != 0 and straight):
+        raise _NoConversion("they convert by no constant factor and offset")
+    if at[0] == 0.0:
+        return Conversion(at[1], 0.0)
+    # The difference of two numbers near 273 carries their rounding: 1.0000000000000227 is 1.
+    return Conversion(float(f"{factor:.12g}"), at[0])
