@@ -13,9 +13,12 @@ PACKAGE = Path(__file__).resolve().parents[1] / "xr_daisi"
 
 # From the ground up: a module imports from its own layer and those before it, never a later one.
 LAYERS = (
-    {"_version"},
-    {"flow", "networks"},
+    {"_version", "errors"},
+    {"flow", "interpolant", "converters", "networks"},
     {
+        "units",
+        "interpolation",
+        "krylov",
         "state",
         "observations",
         "operators",
