@@ -1,0 +1,349 @@
+"""Network architectures for the velocity field: a U-Net in one or two space dimensions.
+
+Tensors only. A network maps a normalised state ``x`` ``(batch, channel, *space)`` and times ``t``
+``(batch,)`` to a velocity of the shape of ``x``; t = 0 is noise, t = 1 is data.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from .flow import INTERPOLANTS, Interpolant
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor
+
+__all__ = ["NETWORKS", "UNet", "UNetConfig", "build_network"]
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Size and shape of a `UNet`; what a prior file stores.
+
+    Attributes
+    ----------
+    channels : int
+        State channels in and out.
+    static_channels : int
+        Fixed fields (land mask, orography, position) given as extra inputs.
+    periodic : tuple of bool
+        One entry per space dimension (one or two): circular padding there.
+    width : int
+        Channels at the first resolution; a multiple of 8.
+    multipliers : tuple of int
+        Width of each resolution relative to `width`; its length is the number of resolutions,
+        each half as fine as the one before.
+    blocks : int
+        Residual blocks per resolution, each way.
+    patch : int
+        Points per side merged into one before the first resolution; 2 makes the network about
+        four times cheaper in two dimensions.
+    interpolant : str
+        Name of the interpolant the network is preconditioned for.
+    """
+
+    channels: int
+    static_channels: int = 0
+    periodic: tuple[bool, ...] = (False, False)
+    width: int = 32
+    multipliers: tuple[int, ...] = (1, 2, 4)
+    blocks: int = 1
+    patch: int = 1
+    interpolant: str = "linear"
+    kind: str = field(default="unet", init=False)
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.channels < 1:
+            problems.append(f"channels: found {self.channels}, expected at least 1")
+        if len(self.periodic) not in (1, 2):
+            problems.append(f"space dimensions: found {len(self.periodic)}, expected 1 or 2")
+        if self.width < 8 or self.width % 8:
+            problems.append(f"width: found {self.width}, expected a positive multiple of 8")
+        if not self.multipliers or self.blocks < 1 or self.patch < 1:
+            problems.append("multipliers, blocks and patch: expected at least 1 of each")
+        if self.interpolant not in INTERPOLANTS:
+            problems.append(
+                f"interpolant: found {self.interpolant!r}, expected one of {sorted(INTERPOLANTS)}"
+            )
+        if problems:
+            raise ValueError("; ".join(problems))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the configuration as plain JSON types."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, entries: dict[str, Any]) -> UNetConfig:
+        """Build a configuration from `to_dict` output, ignoring nothing."""
+        entries = {k: tuple(v) if isinstance(v, list) else v for k, v in entries.items()}
+        entries.pop("kind", None)
+        return cls(**entries)
+
+
+class _Pad(nn.Module):
+    """Pad each space dimension by one on both sides: circular where periodic, else the edge value."""
+
+    def __init__(self, periodic: Sequence[bool]) -> None:
+        super().__init__()
+        self.periodic = tuple(periodic)
+
+    def forward(self, x: Tensor) -> Tensor:
+        ndim = len(self.periodic)
+        if len(set(self.periodic)) == 1:
+            mode = "circular" if self.periodic[0] else "replicate"
+            return functional.pad(x, (1, 1) * ndim, mode=mode)
+        for axis, periodic in enumerate(self.periodic):
+            pad = [0, 0] * ndim
+            position = 2 * (ndim - 1 - axis)  # functional.pad starts from the last dimension
+            pad[position] = pad[position + 1] = 1
+            x = functional.pad(x, pad, mode="circular" if periodic else "replicate")
+        return x
+
+
+def _conv(ndim: int, *args: Any, **kwargs: Any) -> nn.Module:
+    return (nn.Conv1d if ndim == 1 else nn.Conv2d)(*args, **kwargs)
+
+
+class _Conv3(nn.Module):
+    """Three-point convolution that knows which dimensions are periodic."""
+
+    def __init__(self, periodic: Sequence[bool], inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__()
+        self.pad = _Pad(periodic)
+        self.conv = _conv(len(periodic), inputs, outputs, 3, stride=stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv(self.pad(x))
+        return out
+
+
+class _Block(nn.Module):
+    """Residual block: two normalised convolutions, shifted and scaled by the time embedding."""
+
+    def __init__(self, periodic: Sequence[bool], inputs: int, outputs: int, embedding: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(min(8, inputs // 4), inputs)
+        self.conv1 = _Conv3(periodic, inputs, outputs)
+        self.modulation = nn.Linear(embedding, 2 * outputs)
+        self.norm2 = nn.GroupNorm(min(8, outputs // 4), outputs)
+        self.conv2 = _Conv3(periodic, outputs, outputs)
+        nn.init.zeros_(self.conv2.conv.weight)  # type: ignore[arg-type]
+        nn.init.zeros_(self.conv2.conv.bias)  # type: ignore[arg-type]
+        self.skip = (
+            nn.Identity() if inputs == outputs else _conv(len(periodic), inputs, outputs, 1)
+        )
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        h = self.conv1(functional.silu(self.norm1(x)))
+        modulation = self.modulation(embedding)
+        scale, shift = modulation.reshape(*modulation.shape, *[1] * (x.ndim - 2)).chunk(2, dim=1)
+        h = self.conv2(functional.silu(self.norm2(h) * (1.0 + scale) + shift))
+        out: Tensor = self.skip(x) + h
+        return out
+
+
+class UNet(nn.Module):
+    """U-Net for the velocity of a flow, of any size, for any even or odd grid.
+
+    The output is preconditioned: the network only learns what a linear prediction from the noisy
+    state leaves over, so that an untrained network is already the exact prior ``N(0, I)``
+    (the idea of Karras et al. 2022, arXiv 2206.00364, written for velocities).
+
+    Parameters
+    ----------
+    config : UNetConfig
+        Size and shape.
+    static : Tensor, optional
+        Fixed fields, ``(static_channels, *space)``, already of order one. Stored with the weights.
+
+    Raises
+    ------
+    ValueError
+        If `static` does not have ``config.static_channels`` channels.
+    """
+
+    static: Tensor
+
+    def __init__(self, config: UNetConfig, static: Tensor | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.interpolant: Interpolant = INTERPOLANTS[config.interpolant]
+        ndim, width, patch = len(config.periodic), config.width, config.patch
+        found = 0 if static is None else static.shape[0]
+        if found != config.static_channels:
+            raise ValueError(
+                f"static: found {found} fields, expected {config.static_channels}; "
+                "give one field per static channel"
+            )
+        self.register_buffer("static", torch.zeros(0) if static is None else static.clone())
+        embedding = 4 * width
+        self.register_buffer(
+            "frequencies", torch.exp(torch.linspace(0.0, math.log(100.0), width // 2))
+        )
+        self.embed = nn.Sequential(
+            nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()
+        )
+        periodic = config.periodic
+        inputs = (config.channels + config.static_channels) * patch**ndim
+        self.enter = _Conv3(periodic, inputs, width)
+        widths = [width * m for m in config.multipliers]
+        # One skip connection per resolution: cheaper than one per block, and as good at this size.
+        current = width
+        down: list[nn.Module] = []
+        for level, w in enumerate(widths):
+            if level:
+                down.append(_Conv3(periodic, current, w, stride=2))
+                current = w
+            for _ in range(config.blocks):
+                down.append(_Block(periodic, current, w, embedding))
+                current = w
+        self.down = nn.ModuleList(down)
+        self.middle = _Block(periodic, current, current, embedding)
+        up: list[nn.Module] = []
+        for level, w in reversed(list(enumerate(widths))):
+            if level < len(widths) - 1:
+                up.append(_conv(ndim, current, w, 1))
+                up.append(_Block(periodic, 2 * w, w, embedding))
+            else:
+                up.append(_Block(periodic, current, w, embedding))
+            current = w
+            up.extend(_Block(periodic, w, w, embedding) for _ in range(config.blocks - 1))
+        self.up = nn.ModuleList(up)
+        self.norm = nn.GroupNorm(min(8, current // 4), current)
+        self.leave = _Conv3(periodic, current, config.channels * patch**ndim)
+        nn.init.zeros_(self.leave.conv.weight)  # type: ignore[arg-type]
+        nn.init.zeros_(self.leave.conv.bias)  # type: ignore[arg-type]
+
+    @property
+    def parameter_count(self) -> int:
+        """Number of trained parameters."""
+        return sum(p.numel() for p in self.parameters())
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return the velocity, shape and dtype of `x`."""
+        # The schedule in float64, once per call: t is equal for all in sampling, one value per
+        # state in training.
+        times = t.detach().double()
+        alpha, beta, d_alpha, d_beta = (
+            f.to(x).reshape(-1, *[1] * (x.ndim - 1)) for f in _schedule(self.interpolant, times)
+        )
+        # For unit-variance data: Var[x_t] = v, and the best linear prediction of the velocity.
+        v = alpha**2 + beta**2
+        skip = (alpha * d_alpha + beta * d_beta) / v
+        scale = (alpha * d_beta - beta * d_alpha).abs() / v.sqrt()
+        return skip * x + scale * self._network(x / v.sqrt(), t.to(x)).to(x)
+
+    def _network(self, x: Tensor, t: Tensor) -> Tensor:
+        if self.static.numel():
+            x = torch.cat([x, self.static.to(x).expand(x.shape[0], *self.static.shape)], dim=1)
+        shape = x.shape[2:]
+        h = self.enter(_to_patches(x, self.config.patch, self.config.periodic))
+        angle = (0.5 * math.pi) * t[:, None] * self.frequencies.to(t)  # type: ignore[operator]
+        embedding = self.embed(torch.cat([angle.sin(), angle.cos()], dim=1))
+        skips: list[Tensor] = []
+        for module in self.down:
+            if isinstance(module, _Block):
+                h = module(h, embedding)
+            else:
+                skips.append(h)
+                h = module(h)
+        h = self.middle(h, embedding)
+        for module in self.up:
+            if isinstance(module, _Block):
+                h = module(h, embedding)
+            else:
+                skip = skips.pop()
+                h = torch.cat([_double(module(h), skip.shape[2:]), skip], dim=1)
+        h = self.leave(functional.silu(self.norm(h)))
+        return _from_patches(h, self.config.patch, shape)
+
+
+def _schedule(interpolant: Interpolant, times: Tensor) -> list[Tensor]:
+    """Evaluate alpha, beta and their derivatives for a batch of times."""
+    functions: list[Callable[[float], float]] = [
+        interpolant.alpha,
+        interpolant.beta,
+        interpolant.d_alpha,
+        interpolant.d_beta,
+    ]
+    values = times.tolist()
+    unique = {value: [f(value) for f in functions] for value in set(values)}
+    table = torch.tensor([unique[value] for value in values], dtype=torch.float64)
+    return list(table.to(times.device).T)
+
+
+def _double(x: Tensor, shape: torch.Size) -> Tensor:
+    """Repeat every point twice per dimension, then cut to `shape` (odd sizes)."""
+    for axis, size in enumerate(shape, start=2):
+        x = x.repeat_interleave(2, dim=axis).narrow(axis, 0, size)
+    return x
+
+
+def _to_patches(x: Tensor, patch: int, periodic: Sequence[bool]) -> Tensor:
+    if patch == 1:
+        return x
+    for axis, (size, wraps) in enumerate(zip(x.shape[2:], periodic, strict=True), start=2):
+        if missing := -size % patch:
+            edge = x.narrow(axis, 0, missing) if wraps else x.narrow(axis, size - 1, 1)
+            x = torch.cat([x, edge if wraps else edge.repeat_interleave(missing, axis)], dim=axis)
+    if x.ndim == 3:
+        b, c, n = x.shape
+        x = x.reshape(b, c, n // patch, patch).permute(0, 1, 3, 2)
+        return x.reshape(b, c * patch, n // patch)
+    return functional.pixel_unshuffle(x, patch)
+
+
+def _from_patches(x: Tensor, patch: int, shape: torch.Size) -> Tensor:
+    if patch == 1:
+        return x
+    if x.ndim == 3:
+        b, c, n = x.shape
+        x = x.reshape(b, c // patch, patch, n).permute(0, 1, 3, 2).reshape(b, -1, n * patch)
+    else:
+        x = functional.pixel_shuffle(x, patch)
+    for axis, size in enumerate(shape, start=2):
+        x = x.narrow(axis, 0, size)
+    return x
+
+
+NETWORKS: dict[str, tuple[type[UNetConfig], type[UNet]]] = {"unet": (UNetConfig, UNet)}
+
+
+def build_network(entries: dict[str, Any], static: Tensor | None = None) -> UNet:
+    """Build the network a card describes.
+
+    Parameters
+    ----------
+    entries : dict
+        A configuration as `UNetConfig.to_dict` gives it.
+    static : Tensor, optional
+        Static fields, ``(static_channels, *space)``.
+
+    Returns
+    -------
+    UNet
+        With fresh weights.
+
+    Raises
+    ------
+    ValueError
+        For a kind of network or an option this version does not know.
+    """
+    kind = entries.get("kind")
+    if kind not in NETWORKS:
+        raise ValueError(f"network: found kind {kind!r}, expected one of {sorted(NETWORKS)}")
+    config_type, network_type = NETWORKS[kind]
+    try:
+        config = config_type.from_dict(entries)
+    except TypeError as error:
+        raise ValueError(f"network: an option this version does not know ({error})") from error
+    return network_type(config, static)

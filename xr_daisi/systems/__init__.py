@@ -1,0 +1,1 @@
+"""Test systems as labelled Datasets: surface quasi-geostrophic turbulence."""
