@@ -1,0 +1,36 @@
+"""The pages name what exists, and every public name is in the reference."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import xr_daisi
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+
+
+def test_reference_lists_the_public_names() -> None:
+    reference = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^ {3}(\w+)$", reference, flags=re.MULTILINE)
+    assert len(listed) == len(set(listed))
+    assert set(listed) == set(xr_daisi.__all__) - {"__version__"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_files_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    targets = re.findall(r"\]\((?!https?://|#)([^)#]+)", text)
+    missing = [target for target in targets if not (page.parent / target).exists()]
+    assert not missing
+
+
+def test_readme_has_the_two_commands() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for marker, ending in (("demo", "xr-daisi demo"), ("test", "-m pytest -n 2")):
+        block = re.search(rf"<!-- {marker} command -->\n```bash\n(.+)\n```", text)
+        assert block is not None
+        assert block.group(1).endswith(ending)
