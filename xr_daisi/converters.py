@@ -32,6 +32,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from xr_daisi.errors import DaisiTypeError, SettingsError, problem
 from xr_daisi.interpolant import LINEAR, Interpolant, Network
 
 __all__ = ["velocity_from_edm", "velocity_from_epsilon", "velocity_from_v"]
@@ -45,11 +46,16 @@ class _ConvertedVelocity(nn.Module):
     ) -> None:
         super().__init__()
         if not callable(network):
-            raise TypeError(f"network is a {type(network).__name__}; expected a callable")
+            raise DaisiTypeError(
+                problem("network", f"a {type(network).__name__}", "a callable network(x, level)")
+            )
         if not 0.0 < sigma_min < sigma_max < math.inf:
-            raise ValueError(
-                f"sigma_min={sigma_min} and sigma_max={sigma_max}; "
-                "expected 0 < sigma_min < sigma_max, both finite"
+            raise SettingsError(
+                problem(
+                    "sigma_min, sigma_max",
+                    f"{sigma_min} and {sigma_max}",
+                    "0 < sigma_min < sigma_max, both finite",
+                )
             )
         self.network = network
         self.interpolant = interpolant
@@ -137,11 +143,14 @@ class _VPSchedule:
         steps = [after - before for before, after in itertools.pairwise(levels)]
         monotone = all(step < 0 for step in steps) or all(step > 0 for step in steps)
         if len(levels) < 2 or not monotone or not all(0.0 <= level <= 1.0 for level in levels):
-            raise ValueError(
-                "alpha_bar must change monotonically within [0, 1] over the network's times "
-                f"{self.times[0] if self.times else None} to "
-                f"{self.times[-1] if self.times else None}; found {levels[0] if levels else None} "
-                f"to {levels[-1] if levels else None}. Check alpha_bar and time_range"
+            found = f"{levels[0]} to {levels[-1]}" if levels else "no values"
+            raise SettingsError(
+                problem(
+                    "alpha_bar",
+                    f"{found} in {len(levels)} values",
+                    "at least two values within [0, 1], rising or falling throughout",
+                    "check alpha_bar and time_range",
+                )
             )
         if steps[0] < 0:  # the search below wants noise first
             levels.reverse()
@@ -180,7 +189,7 @@ def _sigma_of(level: float) -> float:
 def _single_time(times: Tensor) -> float:
     values = times.tolist()
     if any(value != values[0] for value in values):
-        raise ValueError("all times within one call must be equal")
+        raise SettingsError(problem("times", "different ones in a call", "all of them equal"))
     return float(values[0])
 
 
@@ -210,7 +219,7 @@ def velocity_from_edm(
 
     Raises
     ------
-    TypeError, ValueError
+    DaisiTypeError, SettingsError
         If the denoiser is not callable or the noise levels are not ordered.
 
     References
@@ -254,7 +263,7 @@ def velocity_from_epsilon(
 
     Raises
     ------
-    TypeError, ValueError
+    DaisiTypeError, SettingsError
         If the predictor is not callable or the schedule is not monotone.
 
     References

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from xr_daisi.converters import velocity_from_edm, velocity_from_epsilon, velocity_from_v
+from xr_daisi.errors import DaisiTypeError, PriorError, problem
 from xr_daisi.interpolant import INTERPOLANTS, LINEAR, TRIG, Interpolant, Network
 
 __all__ = [
@@ -64,8 +65,8 @@ class Flow:
 
     def __init__(self, velocity: Network, interpolant: Interpolant = LINEAR) -> None:
         if not callable(velocity):
-            raise TypeError(
-                f"velocity is a {type(velocity).__name__}; expected a callable velocity(x, t)"
+            raise DaisiTypeError(
+                problem("velocity", f"a {type(velocity).__name__}", "a callable velocity(x, t)")
             )
         self.network = velocity
         self.interpolant = interpolant
@@ -90,15 +91,18 @@ class Flow:
 
         Raises
         ------
-        ValueError
+        PriorError
             If the network's output has another shape than its input.
         """
         times = torch.full((x.shape[0],), t, dtype=x.dtype, device=x.device)
         b = self.network(x, times)
         if b.shape != x.shape:
-            raise ValueError(
-                f"velocity returned shape {tuple(b.shape)} for states of shape {tuple(x.shape)}; "
-                "it must keep the shape"
+            raise PriorError(
+                problem(
+                    "velocity",
+                    f"output of shape {tuple(b.shape)}",
+                    f"{tuple(x.shape)}, its input's",
+                )
             )
         return b.to(x.dtype)
 

@@ -1,0 +1,345 @@
+r"""Guidance: a flow prior in, a flow that is drawn towards observations out.
+
+With ``x1_hat = denoise(x, t)`` and the residual ``r = y - H(x1_hat)``, the observation term of the
+score is, J being the Jacobian of x1_hat in x and H' that of H,
+
+* DPS: ``J^T H'^T R^-1 r``, the gradient of ``-1/2 r^T R^-1 r``;
+* DPS, normalised: the gradient of ``-||r||``, one norm per member over all observations, in the
+  observations' units;
+* MMPS: ``J^T H'^T (R + H' V H'^T)^-1 r`` with the posterior covariance ``V = alpha^2 / beta J^T``.
+
+Score and velocity are ``s + w s_obs`` and ``b + w (alpha gamma / beta) s_obs``; DPS as published
+leaves out the 1 / beta. Everything is per member: batches can be split anywhere.
+
+References
+----------
+.. [1] H. Chung et al., "Diffusion Posterior Sampling for General Noisy Inverse Problems",
+   arXiv:2209.14687, 2023.
+.. [2] F. Rozet et al., "Learning Diffusion Priors from Observations by Expectation
+   Maximization", arXiv:2405.13712, 2024.
+.. [3] M. Andrae et al., "DAISI: Data Assimilation with Inverse Sampling using Stochastic
+   Interpolants", arXiv:2512.00252.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from xr_daisi.errors import ObservationError, OperatorError, SettingsError, problem
+from xr_daisi.flow import Drift, Flow, Interpolant
+from xr_daisi.krylov import KRYLOV_SOLVERS, KrylovSolution
+
+__all__ = ["GUIDANCE", "GUIDANCE_SOLVERS", "GuidanceWarning", "GuidedFlow", "Observations"]
+
+GUIDANCE = ("mmps", "dps", "dps-normalized", "dps-exact", "none")
+GUIDANCE_SOLVERS = tuple(KRYLOV_SOLVERS)
+
+
+class GuidanceWarning(RuntimeWarning):
+    """Guidance was weakened or left out somewhere, because the network's Jacobian misbehaves."""
+
+
+class Observations(Protocol):
+    """Observations of one time, as tensors on the state's device."""
+
+    @property
+    def values(self) -> Tensor:
+        """Observed values, shape ``(n,)``, in the observations' own units."""
+        ...
+
+    @property
+    def error_std(self) -> Tensor:
+        """Standard deviation of each value's error, shape ``(n,)``, in the same units."""
+        ...
+
+    def observe(self, x: Tensor, /) -> Tensor:
+        """Apply H: normalised states ``(batch, channel, *space)`` to ``(batch, n)``."""
+        ...
+
+
+class GuidedFlow:
+    """A flow guided by observations; a sampler takes it where it takes a flow.
+
+    Each evaluation costs one forward of the network and few backwards: ``iterations`` for MMPS, one
+    for DPS. There is no guidance at t = 0, where the state knows nothing of the data, and at t = 1.
+
+    Parameters
+    ----------
+    flow : Flow
+        The prior.
+    observations : Observations
+        Values, errors and the operator H, differentiable by torch.
+    guidance : {"mmps", "dps", "dps-normalized", "dps-exact", "none"}
+        ``"dps"`` and ``"dps-normalized"`` are the published forms, without 1 / beta;
+        ``"dps-exact"`` keeps it.
+    strength : float or callable
+        Factor w of the observation term, or a function of t that gives it.
+    solver : {"gmres", "cg"}
+        Linear solver of MMPS. A learned Jacobian is not symmetric: GMRES is the robust one.
+    iterations : int
+        Its iterations, for MMPS; at most as many are made as there are observations.
+
+    Attributes
+    ----------
+    breakdowns : int
+        How often guidance of a member in an evaluation was stopped early or left out, because the
+        network's Jacobian was not what a denoiser's is, or not finite.
+
+    Raises
+    ------
+    SettingsError
+        If a setting is unknown or out of range.
+    ObservationError
+        If shapes of values and errors differ, or a value or error cannot be used.
+
+    References
+    ----------
+    arXiv:2209.14687, arXiv:2405.13712, arXiv:2512.00252.
+    """
+
+    def __init__(
+        self,
+        flow: Flow,
+        observations: Observations,
+        *,
+        guidance: str = "mmps",
+        strength: float | Callable[[float], float] = 1.0,
+        solver: str = "gmres",
+        iterations: int = 3,
+    ) -> None:
+        problems = []
+        if guidance not in GUIDANCE:
+            problems.append(problem("guidance", repr(guidance), f"one of {GUIDANCE}"))
+        if solver not in GUIDANCE_SOLVERS:
+            problems.append(problem("guidance_solver", repr(solver), f"one of {GUIDANCE_SOLVERS}"))
+        if iterations < 1:
+            problems.append(problem("guidance_iterations", repr(iterations), "at least 1"))
+        if problems:
+            raise SettingsError("; ".join(problems))
+        _check_observations(observations.values, observations.error_std)
+        self.flow = flow
+        self.observations = observations
+        self.guidance = guidance
+        self.strength = strength
+        self.solver = solver
+        self.iterations = iterations
+        self.breakdowns = 0
+        self._forward_mode = True
+        self._warned = False
+        if not callable(strength):
+            self._strength_at(1.0)
+
+    @property
+    def interpolant(self) -> Interpolant:
+        """The prior's schedule."""
+        return self.flow.interpolant
+
+    def evaluate(self, x: Tensor, t: float) -> Drift:
+        """Return velocity and score of the guided flow.
+
+        Parameters
+        ----------
+        x : Tensor
+            Normalised states at time t, shape ``(batch, channel, *space)``.
+        t : float
+            Time in [0, 1].
+
+        Returns
+        -------
+        Drift
+            Guided velocity and score, both of x's shape, finite where the prior's are.
+
+        Raises
+        ------
+        OperatorError
+            If H returns another shape than the values have, or is not differentiable.
+        SettingsError
+            If the strength at t is negative or not finite.
+        """
+        alpha, beta = self.interpolant.alpha(t), self.interpolant.beta(t)
+        guided = alpha > 0.0 and beta > 0.0 and self.guidance != "none"
+        if not guided or self.observations.values.numel() == 0:
+            return self.flow.evaluate(x, t)
+        strength = self._strength_at(t)
+        if strength == 0.0:
+            return self.flow.evaluate(x, t)
+
+        # A caller's inference mode would forbid the graph that the backwards need.
+        with torch.inference_mode(False), torch.enable_grad():
+            state = x.detach().clone().requires_grad_()
+            b = self.flow.velocity(state, t)
+            if not b.requires_grad:
+                self._warn(
+                    "the velocity carries no gradient with respect to the state: guidance takes it "
+                    "as constant. If the network runs under torch.no_grad, remove that"
+                )
+            s_obs = self._observation_term(state, t, b)
+        b = b.detach()
+        score = self.flow.score_from(x, t, b)
+        factor = alpha * self.interpolant.gamma(t)
+        if self.guidance in ("mmps", "dps-exact"):
+            factor /= beta
+        return Drift(b + (strength * factor) * s_obs, score + strength * s_obs)
+
+    def _strength_at(self, t: float) -> float:
+        strength = float(self.strength(t)) if callable(self.strength) else float(self.strength)
+        if not 0.0 <= strength < math.inf:
+            raise SettingsError(
+                problem("strength", f"{strength} at t = {t:g}", "a finite number, at least 0")
+            )
+        return strength
+
+    def _observation_term(self, state: Tensor, t: float, b: Tensor) -> Tensor:
+        """Return s_obs, shape of the state, from the graph between state and velocity b."""
+        denoised = self.flow.denoise_from(state, t, b)
+        observed = self.observations.observe(denoised)
+        values = self.observations.values
+        if observed.shape != (len(state), len(values)):
+            raise OperatorError(
+                problem(
+                    "observation operator",
+                    f"shape {tuple(observed.shape)}",
+                    f"{(len(state), len(values))}, members by observations",
+                )
+            )
+        if not observed.requires_grad:
+            raise OperatorError(
+                problem(
+                    "observation operator",
+                    "a result without gradient",
+                    "one computed from the state by differentiable torch functions",
+                    "avoid numpy, .item(), .detach() and torch.no_grad in it",
+                )
+            )
+        # Residuals and Krylov vectors have single precision at least; the network may have less.
+        work = torch.promote_types(state.dtype, torch.float32)
+        residual = values.to(work) - observed.detach().to(work)
+        unusable = ~torch.isfinite(residual)
+        residual = torch.where(unusable, 0.0, residual)
+        error_std = self.observations.error_std.to(work)
+
+        def backward(cotangent: Tensor) -> Tensor:
+            """``J^T H'^T v`` for v of shape (batch, n): one backward through H and the network."""
+            (gradient,) = torch.autograd.grad(
+                observed, state, cotangent.to(observed.dtype), retain_graph=True
+            )
+            return gradient
+
+        if self.guidance == "mmps":
+            alpha, beta = self.interpolant.alpha(t), self.interpolant.beta(t)
+            scale = alpha**2 / beta
+            solved = self._solve(
+                backward, denoised.detach(), residual / error_std, error_std, scale
+            )
+            term = solved.image.reshape(state.shape)
+            bad = solved.broken
+        else:
+            if self.guidance == "dps-normalized":
+                norm = residual.norm(dim=1, keepdim=True)
+                weighted = residual / torch.where(norm > 0.0, norm, 1.0)
+            else:
+                weighted = residual / error_std**2
+            term = backward(weighted)
+            bad = torch.zeros(len(state), dtype=torch.bool, device=state.device)
+        finite = torch.isfinite(term).reshape(len(term), -1).all(dim=1)
+        # A member whose forward is not finite has diverged; that is reported by its own name.
+        alive = torch.isfinite(b.detach()).reshape(len(b), -1).all(dim=1)
+        self._count((bad | ~finite | unusable.any(dim=1)) & alive)
+        keep = finite.reshape(-1, *[1] * (term.ndim - 1))
+        return torch.where(keep, term, 0.0).to(state.dtype)
+
+    def _solve(
+        self,
+        backward: Callable[[Tensor], Tensor],
+        denoised: Tensor,
+        rhs: Tensor,
+        error_std: Tensor,
+        scale: float,
+    ) -> KrylovSolution:
+        """Solve ``(R + H' V H'^T) u = r`` in units of the errors and return ``J^T H'^T u``.
+
+        Divided by the errors on both sides the matrix is ``1 + S H' V H'^T S``, S = R^-1/2: units
+        and differing errors no longer matter to the solver, and ``u = S p`` for its solution p.
+        """
+        push = self._jacobian_of_h(denoised)
+
+        def product(p: Tensor) -> tuple[Tensor, Tensor]:
+            gradient = backward(p / error_std)
+            pushed = push(gradient.detach()).to(p.dtype)
+            return p + scale * pushed / error_std, gradient.reshape(len(p), -1).to(p.dtype)
+
+        solve = KRYLOV_SOLVERS[self.solver]
+        return solve(product, rhs, min(self.iterations, rhs.shape[1]))
+
+    def _jacobian_of_h(self, denoised: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return ``g -> H' g``: (batch, channel, *space) to (batch, n), without the network."""
+        observe = self.observations.observe
+        transposed: tuple[Tensor, Tensor] | None = None
+
+        def push(g: Tensor) -> Tensor:
+            nonlocal transposed
+            if self._forward_mode:
+                try:
+                    forward: Tensor = torch.func.jvp(observe, (denoised,), (g,))[1]
+                    return forward.detach()
+                except (RuntimeError, NotImplementedError):
+                    # Some operation of H has no forward mode. H'^T v is linear in v, and its
+                    # derivative in v towards g is H' g: two backwards do it.
+                    self._forward_mode = False
+            if transposed is None:
+                point = denoised.clone().requires_grad_()
+                y = observe(point)
+                v = torch.zeros_like(y, requires_grad=True)
+                (pulled,) = torch.autograd.grad(y, point, v, create_graph=True)
+                transposed = (pulled, v)
+            pulled, v = transposed
+            (tangent,) = torch.autograd.grad(pulled, v, g, retain_graph=True)
+            return tangent
+
+        return push
+
+    def _count(self, broken: Tensor) -> None:
+        number = int(broken.sum())  # the only wait for the device here
+        if number == 0:
+            return
+        self.breakdowns += number
+        advice = (
+            "use guidance_solver='gmres'"
+            if self.guidance == "mmps" and self.solver == "cg"
+            else "try fewer guidance_iterations, a smaller strength, or a better trained prior"
+        )
+        self._warn(
+            f"guidance={self.guidance!r} broke down for {number} of {len(broken)} members and "
+            "was stopped early or left out for them in this step: the Jacobian of the network or "
+            f"of the observation operator misbehaves there; {advice}"
+        )
+
+    def _warn(self, text: str) -> None:
+        if not self._warned:
+            self._warned = True
+            warnings.warn(text, GuidanceWarning, stacklevel=4)
+
+
+def _check_observations(values: Tensor, error_std: Tensor) -> None:
+    if values.ndim != 1 or error_std.shape != values.shape:
+        raise ObservationError(
+            problem(
+                "observations",
+                f"values of shape {tuple(values.shape)} and errors of {tuple(error_std.shape)}",
+                "both one-dimensional and equally long",
+            )
+        )
+    if not bool(torch.isfinite(values).all()):
+        raise ObservationError(
+            problem("observations", "values that are not finite", "finite ones", "leave them out")
+        )
+    if not bool((torch.isfinite(error_std) & (error_std > 0.0)).all()):
+        raise ObservationError(
+            problem("observation errors", "some zero, negative or not finite", "positive numbers")
+        )
