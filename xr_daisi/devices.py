@@ -1,0 +1,62 @@
+"""Devices and number formats: what "auto" means."""
+
+from __future__ import annotations
+
+import torch
+
+from xr_daisi.errors import SettingsError, problem
+
+__all__ = ["DTYPES", "fast_bfloat16", "resolve_device", "resolve_dtype"]
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """Return the device that a name means; ``"auto"`` is a GPU where there is one.
+
+    Raises
+    ------
+    SettingsError
+        For names torch does not know and GPUs that are not there.
+    """
+    if isinstance(device, str) and device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    expected = "'auto', 'cpu', 'cuda' or 'cuda:1'"
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise SettingsError(problem("device", repr(device), expected)) from error
+    if found.type == "cuda":
+        count = torch.cuda.device_count()
+        if (found.index or 0) >= count:
+            raise SettingsError(
+                problem("device", f"{device!r} with {count} GPUs visible to torch", expected,
+                        "use device='cpu' or install a CUDA build of torch")
+            )
+    return found
+
+
+def resolve_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """Return the torch dtype of a name.
+
+    Raises
+    ------
+    SettingsError
+        For any other than float32, float64 and bfloat16.
+    """
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise SettingsError(problem("dtype", repr(dtype), f"one of {', '.join(DTYPES)}"))
+    return DTYPES[name]
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Tell whether bfloat16 arithmetic is native on a device, so that autocast saves time."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        # The instruction sets with bf16 dot products; without them the conversions cost more than
+        # they save.
+        capability = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        return bool(capability.get("avx512_bf16") or capability.get("amx_bf16"))
+    return False

@@ -1,0 +1,148 @@
+"""Settings of one analysis: names, defaults, checks; and the options of a session."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, get_args
+
+from xr_daisi.errors import SettingsError, problem, raise_problems
+
+__all__ = [
+    "Guidance",
+    "GuidanceSolver",
+    "Settings",
+    "Solver",
+]
+
+Solver = Literal["heun", "euler"]
+Guidance = Literal["mmps", "dps", "dps-normalized", "dps-exact", "none"]
+GuidanceSolver = Literal["gmres", "cg"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to sample: the settings that a prior's card may recommend.
+
+    Attributes
+    ----------
+    t_min : float
+        Inversion time in [0, 1): near 1 keeps the forecast, 0 ignores it (fresh noise).
+    steps : int or pair of int
+        Solver steps each way, or (inverse, guided).
+    solver : str
+        ``"heun"`` or ``"euler"``.
+    noise, inverse_noise : float
+        eps0 of the two stochastic differential equations, normalised units; 0 is the ODE.
+    corrector_steps : int
+        Langevin corrections per guided step.
+    guidance : str
+        ``"mmps"``, ``"dps"``, ``"dps-normalized"``, ``"dps-exact"`` or ``"none"``.
+    guidance_solver : str
+        Of MMPS: ``"gmres"`` or ``"cg"``.
+    guidance_iterations : int
+        Krylov iterations of MMPS.
+    strength : float or callable
+        Multiplies the observation term; a callable takes the time t.
+    """
+
+    t_min: float = 0.2
+    steps: int | tuple[int, int] = 20
+    solver: str = "heun"
+    noise: float = 0.03
+    inverse_noise: float = 0.03
+    corrector_steps: int = 0
+    guidance: str = "mmps"
+    guidance_solver: str = "gmres"
+    guidance_iterations: int = 3
+    strength: float | Callable[[float], float] = 1.0
+
+    def __post_init__(self) -> None:
+        problems: list[str] = []
+
+        def check(name: str, ok: bool, expected: str, remedy: str = "") -> None:
+            if not ok:
+                problems.append(problem(name, repr(getattr(self, name)), expected, remedy))
+
+        check(
+            "t_min",
+            _is_number(self.t_min) and 0.0 <= self.t_min < 1.0,
+            "a number in [0, 1)",
+            "0 ignores the forecast, values near 1 keep it",
+        )
+        if isinstance(self.steps, list):  # from JSON
+            object.__setattr__(self, "steps", tuple(self.steps))
+        pair = self.steps if isinstance(self.steps, tuple) else (self.steps, self.steps)
+        check(
+            "steps",
+            len(pair) == 2 and all(_is_count(n) and n >= 1 for n in pair),
+            "a positive integer, or a pair (inverse, guided)",
+        )
+        for name in ("noise", "inverse_noise"):
+            value = getattr(self, name)
+            check(name, _is_number(value) and value >= 0.0, "a number >= 0 (0 is the ODE)")
+        check(
+            "corrector_steps",
+            _is_count(self.corrector_steps) and self.corrector_steps >= 0,
+            "an integer >= 0",
+        )
+        check(
+            "guidance_iterations",
+            _is_count(self.guidance_iterations) and self.guidance_iterations >= 1,
+            "an integer >= 1",
+        )
+        for name, allowed in (
+            ("solver", get_args(Solver)),
+            ("guidance", get_args(Guidance)),
+            ("guidance_solver", get_args(GuidanceSolver)),
+        ):
+            check(name, getattr(self, name) in allowed, f"one of {', '.join(map(repr, allowed))}")
+        check(
+            "strength",
+            callable(self.strength) or (_is_number(self.strength) and self.strength >= 0.0),
+            "a number >= 0 or a callable of t",
+        )
+        raise_problems(SettingsError, problems)
+
+    @property
+    def step_counts(self) -> tuple[int, int]:
+        """Inverse and guided solver steps."""
+        return self.steps if isinstance(self.steps, tuple) else (self.steps, self.steps)
+
+    def updated(self, changes: Mapping[str, Any]) -> Settings:
+        """Return a copy with `changes`; entries that are None are left out.
+
+        Raises
+        ------
+        SettingsError
+            For unknown names or values out of range.
+        """
+        known = {f.name for f in fields(self)}
+        unknown = sorted(set(changes) - known)
+        if unknown:
+            raise SettingsError(
+                problem("settings", ", ".join(unknown), f"names among {', '.join(sorted(known))}")
+            )
+        return replace(self, **{k: v for k, v in changes.items() if v is not None})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types; a callable `strength` is named, not kept."""
+        out = asdict(self)
+        out["steps"] = list(self.steps) if isinstance(self.steps, tuple) else self.steps
+        if callable(self.strength):
+            out["strength"] = f"callable {getattr(self.strength, '__name__', 'of t')}"
+        return out
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(float(value))  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False
+
+
+def _is_count(value: object) -> bool:
+    return not isinstance(value, bool) and hasattr(value, "__index__")

@@ -1,0 +1,263 @@
+"""Training states streamed from a lazy Dataset: statistics, batches, never all in memory.
+
+A history is seen as a stack of states ``(time, member, channel, *space)``. It is read in blocks
+along time, the ones of its dask chunks, in a new random order each epoch; a pool of several blocks
+is shuffled before batches are cut from it, while the next pool is being read in the background.
+A history smaller than the pool is read once and stays in memory.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from xr_daisi.dimensions import find_dimensions
+from xr_daisi.errors import StateError, problem, raise_problems
+from xr_daisi.state import Normalization, StateSpec
+from xr_daisi.transforms import TRANSFORMS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    import xarray as xr
+
+__all__ = ["History", "Statistics"]
+
+POOL_BYTES = 1 << 30
+"""Memory for one pool of states, bytes; at most two pools are held at a time."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Mean and standard deviation per channel and point, ``(channel, *space)``, and the count."""
+
+    mean: np.ndarray
+    variance: np.ndarray
+    count: int
+
+    def normalization(self, kind: str, transforms: tuple[str | None, ...]) -> Normalization:
+        """Turn into a normalisation.
+
+        Parameters
+        ----------
+        kind : str
+            ``"variable"``: one mean and deviation per channel; ``"point"``: both per grid point;
+            ``"point-mean"``: mean per grid point, one deviation of the anomalies per channel.
+        transforms : tuple of str or None
+            Transforms that the statistics were taken after.
+        """
+        space = tuple(range(1, self.mean.ndim))
+        if kind == "point":
+            # A point that never varies (sea ice of a warm sea) keeps a tiny share of the typical
+            # deviation: normalised values stay finite.
+            typical = np.sqrt(self.variance.mean(axis=space, keepdims=True))
+            std = np.maximum(np.sqrt(self.variance), 1e-3 * typical)
+            return Normalization(self.mean, std, transforms)
+        within = self.variance.mean(axis=space, keepdims=True)
+        if kind == "point-mean":
+            return Normalization(self.mean, np.sqrt(within), transforms)
+        mean = self.mean.mean(axis=space, keepdims=True)
+        between = ((self.mean - mean) ** 2).mean(axis=space, keepdims=True)
+        return Normalization(mean, np.sqrt(within + between), transforms)
+
+
+class History:
+    """A lazy stack of training states.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Fields with a time and possibly a member dimension, in memory or dask-backed.
+    spec : StateSpec
+        Variables and grid; made from `ds`.
+    transforms : mapping of str to str
+        Transform name per variable.
+    pool_bytes : int
+        Memory for one pool of states.
+
+    Raises
+    ------
+    StateError
+        If there is neither time nor member dimension.
+    """
+
+    def __init__(
+        self,
+        ds: xr.Dataset,
+        spec: StateSpec,
+        transforms: Mapping[str, str],
+        *,
+        pool_bytes: int = POOL_BYTES,
+    ) -> None:
+        dims = find_dimensions(ds, spec.names, what="history")
+        if dims.time is None and dims.member is None:
+            raise StateError(
+                problem(
+                    "history",
+                    f"dimensions {tuple(ds.sizes)}",
+                    "a time (or member) dimension with many states",
+                    "give a Dataset with a time dimension",
+                )
+            )
+        self.ds, self.spec, self.dims = ds, spec, dims
+        self.along = dims.time or str(dims.member)
+        self.inner = dims.member if dims.time and dims.member else None
+        self.transforms = tuple(transforms.get(v.name) for v in spec.variables for _ in range(v.size))
+        self.size = ds.sizes[self.along]
+        self.per_time = ds.sizes[self.inner] if self.inner else 1
+        self.state_bytes = 4 * int(np.prod(spec.shape))
+        self.pool_bytes = pool_bytes
+        self._memory: dict[tuple[int, int], np.ndarray] = {}
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Load states ``start:stop`` along time as ``(state, channel, *space)`` float32.
+
+        Raises
+        ------
+        StateError
+            Where values are not finite, or a transform does not apply to them.
+        """
+        part = self.ds[list(self.spec.names)].isel({self.along: slice(start, stop)}).compute()
+        arrays = []
+        for v in self.spec.variables:
+            level = self.dims.level[v.name]
+            order = [d for d in (self.along, self.inner, level, *self.spec.dims) if d]
+            da = part[v.name]
+            for d in (self.along, self.inner):
+                if d and d not in da.dims:
+                    da = da.expand_dims({d: part.sizes[d]})
+            values = da.transpose(*order).to_numpy()
+            values = values.reshape(-1, v.size, *self.spec.space_shape)
+            self._check(v.name, values, part, start)
+            arrays.append(values.astype(np.float32))
+        x = np.concatenate(arrays, axis=1) if len(arrays) > 1 else arrays[0]
+        for channel, name in enumerate(self.transforms):
+            if name:
+                x[:, channel] = TRANSFORMS[name].forward(x[:, channel])
+        return np.ascontiguousarray(x)
+
+    def _check(self, name: str, values: np.ndarray, part: xr.Dataset, start: int) -> None:
+        problems = []
+        finite = np.isfinite(values)
+        if not finite.all():
+            state = int(np.argwhere(~finite)[0][0]) // self.per_time
+            label = part[self.along].values[state] if self.along in part.coords else start + state
+            problems.append(
+                problem(
+                    f"history variable {name!r}",
+                    f"{int((~finite).sum())} values that are not finite, first at "
+                    f"{self.along}={label}",
+                    "finite values",
+                    "fill or leave out these times",
+                )
+            )
+        transform = self.transforms[self.spec.channel_slice(name).start]
+        if transform and not problems and values.min() < TRANSFORMS[transform].lower:
+            problems.append(
+                problem(
+                    f"history variable {name!r}",
+                    f"values down to {values.min():g}",
+                    f"at least {TRANSFORMS[transform].lower:g} for transform={transform!r}",
+                    "clip the values or choose another transform",
+                )
+            )
+        raise_problems(StateError, problems)
+
+    def blocks(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """Cut ``start:stop`` along time into blocks that follow the dask chunks, small enough."""
+        limit = max(1, self.pool_bytes // (4 * self.state_bytes * self.per_time))
+        chunks = self.ds[self.spec.names[0]].chunksizes.get(self.along)
+        if not chunks:
+            chunks = (limit,) * -(-self.size // limit)
+        edges = [start]
+        position = 0
+        for chunk in chunks:
+            for offset in range(0, chunk, limit):
+                edge = position + offset
+                if start < edge < stop:
+                    edges.append(edge)
+            position += chunk
+        edges.append(stop)
+        return [(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True) if b > a]
+
+    def statistics(self, start: int, stop: int) -> Statistics:
+        """Mean and variance of states ``start:stop``, one block at a time (Chan et al. 1979)."""
+        mean = np.zeros(self.spec.shape)
+        squares = np.zeros(self.spec.shape)
+        count = 0
+        for first, last in self.blocks(start, stop):
+            x = self._block(first, last, keep=self._fits(start, stop))
+            n = x.shape[0]
+            block_mean = x.mean(axis=0, dtype=np.float64)
+            block_squares = ((x - block_mean) ** 2).sum(axis=0, dtype=np.float64)
+            delta = block_mean - mean
+            mean += delta * (n / (count + n))
+            squares += block_squares + delta**2 * (count * n / (count + n))
+            count += n
+        return Statistics(mean, squares / max(count, 1), count)
+
+    def batches(
+        self, start: int, stop: int, size: int, *, seed: int, epoch: int
+    ) -> Iterator[np.ndarray]:
+        """Yield one epoch of shuffled batches ``(size, channel, *space)`` of states ``start:stop``.
+
+        The order depends on `seed` and `epoch` alone. A short rest is carried into the next pool
+        and dropped at the end of the epoch, unless it is all there is.
+        """
+        rng = np.random.default_rng([seed, epoch])
+        blocks = self.blocks(start, stop)
+        rng.shuffle(blocks)
+        pools = self._pools(blocks)
+        keep = self._fits(start, stop)
+        rest = np.zeros((0, *self.spec.shape), dtype=np.float32)
+        emitted = False
+        with ThreadPoolExecutor(1) as reader:
+            ahead: Future[np.ndarray] = reader.submit(self._pool, pools[0], keep)
+            for number in range(len(pools)):
+                pool = ahead.result()
+                if number + 1 < len(pools):
+                    ahead = reader.submit(self._pool, pools[number + 1], keep)
+                if rest.shape[0]:
+                    pool = np.concatenate([rest, pool])
+                order = rng.permutation(pool.shape[0])
+                whole = pool.shape[0] - pool.shape[0] % size
+                for first in range(0, whole, size):
+                    emitted = True
+                    yield pool[order[first : first + size]]
+                rest = pool[order[whole:]]
+        if not emitted and rest.shape[0]:
+            yield rest
+
+    def batches_per_epoch(self, start: int, stop: int, size: int) -> int:
+        """Count the batches of one epoch."""
+        return max(1, (stop - start) * self.per_time // size)
+
+    def _fits(self, start: int, stop: int) -> bool:
+        return (stop - start) * self.per_time * self.state_bytes <= self.pool_bytes
+
+    def _pools(self, blocks: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+        pools: list[list[tuple[int, int]]] = [[]]
+        used = 0
+        for block in blocks:
+            cost = (block[1] - block[0]) * self.per_time * self.state_bytes
+            if pools[-1] and used + cost > self.pool_bytes:
+                pools.append([])
+                used = 0
+            pools[-1].append(block)
+            used += cost
+        return pools
+
+    def _pool(self, blocks: list[tuple[int, int]], keep: bool) -> np.ndarray:
+        parts = [self._block(a, b, keep=keep) for a, b in blocks]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _block(self, start: int, stop: int, *, keep: bool) -> np.ndarray:
+        if (start, stop) in self._memory:
+            return self._memory[start, stop]
+        x = self.read(start, stop)
+        if keep:
+            self._memory[start, stop] = x
+        return x
