@@ -1,0 +1,166 @@
+"""Errors of observed values: where a Dataset keeps them, in which units, and if they are sound."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xr_daisi.errors import DaisiTypeError, ObservationError, SettingsError, problem
+from xr_daisi.interpolation import Ints
+from xr_daisi.observation_layout import Layout
+from xr_daisi.operators import Operator
+from xr_daisi.units import conversion
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["ObservationErrors", "check_values", "error_variable", "errors_of"]
+
+ObservationErrors = float | Mapping[str, float]
+
+
+def error_variable(ds: xr.Dataset, name: str) -> str | None:
+    """Name of the variable that holds the errors of another.
+
+    Parameters
+    ----------
+    ds : Dataset
+        Observations.
+    name : str
+        The observed variable.
+
+    Returns
+    -------
+    str or None
+        From its ``ancillary_variables``, else ``<name>_error``; None where there is none.
+    """
+    variable = ds.variables[name]
+    # With decode_coords="all" xarray moves the attribute to the encoding.
+    listed = variable.attrs.get("ancillary_variables") or variable.encoding.get(
+        "ancillary_variables", ""
+    )
+    for other in str(listed).split():
+        if other in ds.variables:
+            kind = str(ds.variables[other].attrs.get("standard_name", ""))
+            if kind.strip().endswith("standard_error"):
+                return other
+    plain = f"{name}_error"
+    return plain if plain in ds.variables else None
+
+
+def errors_of(
+    ds: xr.Dataset,
+    name: str,
+    operator: Operator,
+    obs_error: ObservationErrors | None,
+    subject: str,
+) -> Any:
+    """Errors of a variable in its own units.
+
+    Parameters
+    ----------
+    ds : Dataset
+        Observations.
+    name : str
+        The observed variable.
+    operator : Operator
+        How it follows from the state.
+    obs_error : float or mapping, optional
+        For variables without errors in the Dataset: a number, or numbers by observed variable or by
+        state variable.
+    subject : str
+        Name for messages.
+
+    Returns
+    -------
+    xarray.Variable or float
+        Standard deviations.
+
+    Raises
+    ------
+    ObservationError
+        Where there are none, or they do not fit the variable.
+    """
+    other = error_variable(ds, name)
+    if other is None:
+        return _error_setting(name, operator, obs_error, subject)
+    errors, values = ds.variables[other], ds.variables[name]
+    extra = [d for d in errors.dims if d not in values.dims]
+    if extra or errors.dtype.kind not in "fiu":
+        found = f"dimensions {errors.dims} and type {errors.dtype}"
+        expected = f"numbers along some of {values.dims}"
+        raise ObservationError(problem(f"{subject}, {other}", found, expected))
+    # Errors are differences: the factor alone applies.
+    own = errors.attrs.get("units")
+    factor = conversion(values.attrs.get("units"), own, variable=f"{subject}, {other}").factor
+    return errors if factor == 1.0 else errors / factor
+
+
+def _error_setting(
+    name: str, operator: Operator, obs_error: ObservationErrors | None, subject: str
+) -> float:
+    given: object = obs_error
+    if isinstance(obs_error, Mapping):
+        keys = [key for key in (name, *operator.variables[:1]) if key in obs_error]
+        given = obs_error[keys[0]] if keys else None
+    if given is None:
+        remedy = f"pass obs_error={{{name!r}: number}}, or add the variable '{name}_error'"
+        expected = "a standard deviation for every value"
+        raise ObservationError(problem(subject, "no observation error", expected, remedy))
+    if isinstance(given, (bool, np.bool_)) or not isinstance(given, (int, float, np.number)):
+        found, expected = f"obs_error {given!r}", "a positive number, or {variable: number}"
+        raise DaisiTypeError(problem(subject, found, expected))
+    value = float(given)
+    if not (np.isfinite(value) and value > 0):
+        raise SettingsError(problem(subject, f"obs_error {given!r}", "a positive number"))
+    return value
+
+
+def check_values(
+    layout: Layout, subject: str, values: NDArray[Any], errors: Any, rows: Ints, places: Ints
+) -> list[str]:
+    """Say what is wrong with values and, where there is a value, with their errors.
+
+    Parameters
+    ----------
+    layout : Layout
+        Of the variable.
+    subject : str
+        Its name for messages.
+    values : array, shape (t, p)
+        In the observation's units.
+    errors : float or array, shape (t, p)
+        Standard deviations.
+    rows, places : array of int, shapes (t,) and (p,)
+        Times and places of the values.
+
+    Returns
+    -------
+    list of str
+        Empty where all is well.
+    """
+
+    def first(bad: NDArray[np.bool_]) -> tuple[int, str]:
+        row, place = np.nonzero(bad)
+        flat = layout.flat_index(rows[row], places[place])
+        return flat.size, layout.place_name(int(flat.min()))
+
+    problems = []
+    infinite = np.isinf(values)
+    if infinite.any():
+        count, place = first(infinite)
+        found = f"{count} infinite value(s), the first at {place}"
+        remedy = "replace them, e.g. obs = obs.where(abs(obs) < float('inf'))"
+        problems.append(problem(subject, found, "numbers, or NaN where missing", remedy))
+    bad = ~np.isnan(values) & ~(np.isfinite(errors) & (np.asarray(errors) > 0))
+    if bad.any():
+        count, place = first(bad)
+        found = f"{count} observation error(s) that are NaN, zero, negative or infinite, "
+        found += f"the first at {place}"
+        expected = "a positive standard deviation wherever there is a value"
+        remedy = "correct the errors, or set these values to NaN"
+        problems.append(problem(subject, found, expected, remedy))
+    return problems

@@ -1,0 +1,358 @@
+"""How an observation Dataset is laid out: points, station series or fields; places and times.
+
+A variable's dimensions are split into time, where time has a dimension of its own, and places. Each
+place has its nodes and weights on the state's grid, or a reason why it has none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xr_daisi.errors import ObservationError, StateError, problem, raise_problems
+from xr_daisi.interpolation import Axis, Floats, Ints, LevelKey, Points, locate_nodes, locate_points
+from xr_daisi.observation_times import ForecastTimes, duplicate_time
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Mapping
+
+    from xr_daisi.observation_coordinates import Coordinates, Position
+    from xr_daisi.state import StateSpec
+
+__all__ = ["Layout", "Status", "build_layout"]
+
+
+class Status(IntEnum):
+    """What became of an observed value."""
+
+    USED = 0
+    MISSING = 1
+    NO_POSITION = 2
+    OUTSIDE_GRID = 3
+    OUTSIDE_LEVELS = 4
+    NO_TIME = 5
+    OUTSIDE_TIME = 6
+    UNCHECKED = 7
+
+    @property
+    def reason(self) -> str:
+        """Say it in words."""
+        return REASONS[self]
+
+
+REASONS = {
+    Status.USED: "used",
+    Status.MISSING: "missing value",
+    Status.NO_POSITION: "missing coordinate",
+    Status.OUTSIDE_GRID: "outside the grid",
+    Status.OUTSIDE_LEVELS: "outside the vertical range",
+    Status.NO_TIME: "missing time",
+    Status.OUTSIDE_TIME: "too far from any forecast time",
+    Status.UNCHECKED: "in place and time, value not read yet",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Places and times of variables that share their dimensions.
+
+    Parameters
+    ----------
+    dims : tuple of str
+        All dimensions, in the Dataset's order.
+    shape : tuple of int
+        Their sizes.
+    time_dim : str or None
+        The dimension of time where time has one of its own.
+    place_dims : tuple of str
+        The other dimensions.
+    points : Points
+        Nodes and weights of the p places.
+    status : array of int8, shape (p,)
+        `Status` of each place, time left aside.
+    matched : array of int, shape (t,) or (p,)
+        Forecast time of each time or, where time lies along the places, of each place; -1 for none.
+    untimed : array of bool, of the same shape
+        Where the time is missing.
+    along_places : bool
+        Whether time lies along the places.
+    """
+
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    time_dim: str | None
+    place_dims: tuple[str, ...]
+    points: Points
+    status: NDArray[np.int8]
+    matched: Ints
+    untimed: NDArray[np.bool_]
+    along_places: bool
+
+    @property
+    def table_shape(self) -> tuple[int, int]:
+        """Number of times (1 where time lies along the places) and of places."""
+        return (1 if self.along_places else self.matched.size, len(self.points))
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return int(np.prod(self.shape))
+
+    def flat_index(self, times: Ints, places: Ints) -> Ints:
+        """Position in the variable's own C order; `times` and `places` broadcast."""
+        strides = np.cumprod((1, *self.shape[:0:-1]))[::-1]
+        stride = dict(zip(self.dims, strides.tolist(), strict=True))
+        sizes = dict(zip(self.dims, self.shape, strict=True))
+        index = np.asarray(times * stride[self.time_dim] if self.time_dim else 0 * times)
+        rest = places
+        for dim in reversed(self.place_dims):
+            index = index + (rest % sizes[dim]) * stride[dim]
+            rest = rest // sizes[dim]
+        return index
+
+    def place_name(self, flat: int) -> str:
+        """Where a value stands in its variable, as text."""
+        where = np.unravel_index(flat, self.shape) if self.shape else ()
+        return ", ".join(f"{d}={int(i)}" for d, i in zip(self.dims, where, strict=True)) or "it"
+
+    def selection(self, time: int) -> tuple[Ints, Ints]:
+        """Rows and places that belong to one forecast time and lie on the grid.
+
+        Parameters
+        ----------
+        time : int
+            Number of the forecast time.
+
+        Returns
+        -------
+        rows, places : array of int
+            Their outer product is what belongs there; one row 0 where time lies along the places.
+        """
+        here = self.status == Status.USED
+        if self.along_places:
+            return np.zeros(1, dtype=np.int64), np.flatnonzero(here & (self.matched == time))
+        return np.flatnonzero(self.matched == time), np.flatnonzero(here)
+
+    def statuses(self) -> NDArray[np.int8]:
+        """Status of every value, values left aside, shape (t, p)."""
+        when = np.where(self.matched < 0, np.int8(Status.OUTSIDE_TIME), np.int8(Status.USED))
+        when = np.where(self.untimed, np.int8(Status.NO_TIME), when)
+        along = when[None, :] if self.along_places else when[:, None]
+        result = np.where(self.status[None, :] != Status.USED, self.status[None, :], along)
+        return np.broadcast_to(result, self.table_shape)
+
+
+def build_layout(
+    dims: tuple[str, ...],
+    sizes: Mapping[Hashable, int],
+    found: Coordinates,
+    level_dims: tuple[str, ...],
+    spec: StateSpec,
+    times: ForecastTimes,
+    subject: str,
+) -> Layout:
+    """Locate the values of variables with given dimensions.
+
+    Parameters
+    ----------
+    dims : tuple of str
+        Their dimensions.
+    sizes : mapping
+        Size of each dimension.
+    found : Coordinates
+        The Dataset's coordinates.
+    level_dims : tuple of str
+        Vertical dimensions of the state variables observed.
+    spec : StateSpec
+        The state.
+    times : ForecastTimes
+        The forecast's times.
+    subject : str
+        Name for messages.
+
+    Returns
+    -------
+    Layout
+        Places and times.
+
+    Raises
+    ------
+    ObservationError
+        Where dimensions have no coordinates that say where and when values lie, times are double,
+        or a field is not on the state's grid.
+    """
+    vertical = {d: found.vertical[d] for d in level_dims if d in found.vertical}
+    positions = [*found.horizontal, *vertical.values()]
+    located = tuple(dict.fromkeys(d for p in positions for d in p.dims))
+    _check_dims(dims, sizes, located, positions, found, subject)
+
+    time_dim, along_places = None, False
+    time = found.time if found.time is not None and set(found.time.dims) <= set(dims) else None
+    if time is not None and time.dims:
+        along_places = len(time.dims) > 1 or time.dims[0] in located
+        time_dim = None if along_places else time.dims[0]
+    place_dims = tuple(d for d in dims if d != time_dim)
+    shape = tuple(sizes[d] for d in place_dims)
+    if time_dim is not None and time is not None:
+        twice = duplicate_time(time.values)
+        if twice is not None:
+            remedy = f"obs = obs.drop_duplicates({time_dim!r}), or average them"
+            text = problem(f"{subject}, {time.name}", f"{twice} twice", "each time once", remedy)
+            raise ObservationError(text)
+    if time is None:
+        matched, untimed = _without_time(times, subject)
+    else:
+        when = _spread(time.values, time.dims, place_dims, shape) if along_places else time.values
+        matched, untimed = times.match(np.atleast_1d(when), f"{subject}, {time.name}")
+
+    points, status = _locate(found, vertical, place_dims, shape, spec, subject)
+    return Layout(
+        dims,
+        tuple(sizes[d] for d in dims),
+        time_dim,
+        place_dims,
+        points,
+        status,
+        matched,
+        untimed,
+        along_places,
+    )
+
+
+def _check_dims(
+    dims: tuple[str, ...],
+    sizes: Mapping[Hashable, int],
+    located: tuple[str, ...],
+    positions: list[Position],
+    found: Coordinates,
+    subject: str,
+) -> None:
+    """Every dimension needs a coordinate of place or time, and every coordinate the dimension."""
+    problems = []
+    for position in positions:
+        other = [d for d in position.dims if d not in dims]
+        if other:
+            text = f"dimensions {dims}, while {position.name!r} lies along {position.dims}"
+            remedy = f"give the variable the dimension {other[0]!r}"
+            problems.append(problem(subject, text, "a place for every value", remedy))
+    timed = found.time.dims if found.time is not None else ()
+    for dim in dims:
+        if dim in located or dim in timed or sizes[dim] == 1:
+            continue
+        known = [p.name for p in positions]
+        expected = f"dimensions that {known}{' or time' if timed else ''} lie along"
+        remedy = f"select one with obs.isel({dim}=...), or give {dim!r} its coordinate"
+        problems.append(problem(subject, f"the dimension {dim!r}", expected, remedy))
+    raise_problems(ObservationError, problems)
+
+
+def _without_time(times: ForecastTimes, subject: str) -> tuple[Ints, NDArray[np.bool_]]:
+    if times.count > 1:
+        found = f"no time coordinate, while the forecast has {times.count} times"
+        remedy = "obs = obs.assign_coords(time=...) or obs.expand_dims(time=[...])"
+        raise ObservationError(problem(subject, found, "a time for every value", remedy))
+    return np.zeros(1, dtype=np.int64), np.zeros(1, dtype=bool)
+
+
+def _spread(
+    values: NDArray[Any], dims: tuple[str, ...], onto: tuple[str, ...], shape: tuple[int, ...]
+) -> NDArray[Any]:
+    """Repeat values along the dimensions they lack, and flatten."""
+    order = [dims.index(d) for d in onto if d in dims]
+    full = [size if d in dims else 1 for d, size in zip(onto, shape, strict=True)]
+    return np.broadcast_to(np.transpose(values, order).reshape(full), shape).reshape(-1)
+
+
+def _axes(spec: StateSpec) -> list[Axis]:
+    axes = []
+    for dim, periodic in zip(spec.dims, spec.periodic, strict=True):
+        nodes = np.asarray(spec.coords[dim], dtype=np.float64)
+        if spec.axes[dim] == "longitude":
+            axes.append(Axis(nodes, 360.0, periodic))
+        elif periodic:
+            steps = np.abs(np.diff(nodes))
+            if steps.size == 0 or not np.allclose(steps, steps[0], rtol=1e-3):
+                found = "periodic, but not evenly spaced"
+                raise StateError(problem(dim, found, "one step all the way round"))
+            # The mean step: rounding of single nodes must not open or close the circle.
+            axes.append(Axis(nodes, float(np.ptp(nodes) * nodes.size / (nodes.size - 1)), True))
+        else:
+            axes.append(Axis(nodes))
+    return axes
+
+
+def _locate(
+    found: Coordinates,
+    vertical: Mapping[str, Position],
+    place_dims: tuple[str, ...],
+    shape: tuple[int, ...],
+    spec: StateSpec,
+    subject: str,
+) -> tuple[Points, NDArray[np.int8]]:
+    """Nodes, weights and status of all places."""
+
+    def spread(position: Position, values: NDArray[Any]) -> NDArray[Any]:
+        return _spread(values, position.dims, place_dims, shape)
+
+    axes = _axes(spec)
+    field = found.is_field(spec)
+    known = np.ones(int(np.prod(shape)), dtype=bool)
+    for position in (*found.horizontal, *vertical.values()):
+        known &= spread(position, np.isfinite(position.values))
+    if field:
+        nodes, insides = [], []
+        for axis, position in zip(axes, found.horizontal, strict=True):
+            node, inside = _on_nodes(axis, position, found, subject)
+            nodes.append(spread(position, node))
+            insides.append(spread(position, inside))
+        index = locate_nodes(axes, nodes)[None, :]
+        weight, inside = np.ones(index.shape), np.logical_and.reduce(insides)
+    else:
+        where: list[Floats] = [spread(p, p.values) for p in found.horizontal]
+        index, weight, inside = locate_points(axes, where)
+
+    levels: dict[LevelKey, tuple[Ints, Floats]] = {}
+    covered = np.ones(len(known), dtype=bool)
+    for variable in spec.variables:
+        level = vertical.get(variable.level_dim or "")
+        if variable.levels is None or level is None or variable.levels in levels:
+            continue
+        axis = Axis(np.asarray(variable.levels))
+        if field and level.dims:
+            _on_nodes(axis, level, found, subject)
+        place = axis.locate(spread(level, level.values))
+        numbers = np.stack([place.lower, place.upper])
+        levels[variable.levels] = numbers, np.stack([1.0 - place.fraction, place.fraction])
+        covered &= place.inside
+    status = np.full(len(known), Status.USED, dtype=np.int8)
+    status[~covered] = Status.OUTSIDE_LEVELS
+    status[~inside] = Status.OUTSIDE_GRID
+    status[~known] = Status.NO_POSITION
+    return Points(index, weight, levels), status
+
+
+def _on_nodes(
+    axis: Axis, position: Position, found: Coordinates, subject: str
+) -> tuple[Ints, NDArray[np.bool_]]:
+    """Nodes of a field's coordinate; values between nodes are an error."""
+    place = axis.locate(position.values)
+    between = place.inside & (place.distance > axis.slack)
+    if between.any():
+        first = position.values[int(np.argmax(between))]
+        text = (
+            f"{int(between.sum())} of {between.size} values between the grid's nodes, e.g. {first}"
+        )
+        dims = tuple(p.dims[0] for p in found.horizontal)
+        remedy = (
+            f"to use them as points: obs.stack(point={dims}).reset_index('point'); "
+            "to move them: obs.interp or obs.sel(..., method='nearest')"
+            if len(dims) > 1
+            else f"to use them as points: obs.rename_dims({dims[0]}='point')"
+        )
+        expected = "coordinate values of the state"
+        raise ObservationError(problem(f"{subject}, {position.name}", text, expected, remedy))
+    return place.nearest, place.inside

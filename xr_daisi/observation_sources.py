@@ -1,0 +1,353 @@
+"""Which variables of an observation Dataset are used, with which operator, units and errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xr_daisi.dimensions import standard_name
+from xr_daisi.errors import (
+    DaisiError,
+    DaisiTypeError,
+    ObservationError,
+    OperatorError,
+    problem,
+    raise_problems,
+)
+from xr_daisi.interpolation import Ints
+from xr_daisi.observation_coordinates import Coordinates, find_coordinates
+from xr_daisi.observation_errors import (
+    ObservationErrors,
+    check_values,
+    error_variable,
+    errors_of,
+)
+from xr_daisi.observation_layout import Layout, Status, build_layout
+from xr_daisi.observation_times import ForecastTimes
+from xr_daisi.operators import Operator, PointFunction, match_variable, resolve_operator
+from xr_daisi.units import conversion
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from xr_daisi.state import StateSpec
+
+__all__ = ["OperatorSettings", "Source", "Taken", "read_dataset"]
+
+OperatorSettings = Mapping[str, str | PointFunction]
+
+
+@dataclass(frozen=True, eq=False)
+class Taken:
+    """Observations of one source that belong to one forecast time.
+
+    Parameters
+    ----------
+    values, errors : array of float, shape (n,)
+        In the observation's units.
+    rows : array of int, shape (n,)
+        Rows of the plan's table.
+    places : array of int, shape (n,)
+        Numbers of their places.
+    """
+
+    values: NDArray[np.float64]
+    errors: NDArray[np.float64]
+    rows: Ints
+    places: Ints
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """One observed variable of one Dataset.
+
+    Parameters
+    ----------
+    dataset : int
+        Number of the Dataset.
+    name : str
+        Name of the variable.
+    subject : str
+        Name for messages.
+    units : str or None
+        Its units.
+    operator : Operator
+        How it follows from the state.
+    layout : Layout
+        Places and times of its values.
+    values : array or None
+        NumPy (t, p), or dask (t, *place dimensions); None where values come later.
+    errors : float, array or None
+        Standard deviations: one number, or like `values`.
+    lazy : bool
+        Whether values or errors are dask arrays.
+    first_row : int
+        Row of its first value in the plan's table.
+    """
+
+    dataset: int
+    name: str
+    subject: str
+    units: str | None
+    operator: Operator
+    layout: Layout
+    values: Any
+    errors: Any
+    lazy: bool
+    first_row: int = 0
+
+    def statuses(self) -> NDArray[np.int8]:
+        """`Status` of every value, shape (t, p)."""
+        status = self.layout.statuses()
+        if self.lazy:
+            return np.where(status == Status.USED, np.int8(Status.UNCHECKED), status)
+        return np.where(np.isnan(self.values), np.int8(Status.MISSING), status)
+
+    def without_arrays(self) -> Source:
+        """Leave out dask arrays, so that the source can be sent to workers."""
+        return replace(self, values=None, errors=None) if self.lazy else self
+
+    def lazy_arrays(self, time: int) -> tuple[Any, Any] | None:
+        """Dask arrays of the values and errors at one forecast time; None for one in memory."""
+        if not self.lazy:
+            return None
+        rows, places = self.layout.selection(time)
+
+        def select(array: Any) -> Any:
+            if np.ndim(array) == 0:
+                return array
+            return array.reshape(-1)[places] if self.layout.along_places else array[rows]
+
+        return select(self.values), select(self.errors)
+
+    def take(self, time: int, arrays: tuple[Any, Any] | None = None) -> Taken:
+        """Values and errors at one forecast time.
+
+        Parameters
+        ----------
+        time : int
+            Number of the forecast time.
+        arrays : tuple of array, optional
+            What `lazy_arrays` gave, computed.
+
+        Returns
+        -------
+        Taken
+            Without missing values.
+
+        Raises
+        ------
+        ObservationError
+            Where a value is infinite or an error not positive; of data in memory, that was checked
+            before.
+        """
+        rows, places = self.layout.selection(time)
+        shape = rows.size, places.size
+
+        def pick(array: Any) -> NDArray[np.float64]:
+            if np.ndim(array) == 0:
+                picked = np.broadcast_to(np.asarray(array), shape)
+            elif arrays is None:
+                picked = array[np.ix_(rows, places)]
+            elif self.layout.along_places:
+                picked = np.asarray(array).reshape(shape)
+            else:
+                picked = np.asarray(array).reshape(rows.size, -1)[:, places]
+            return picked.astype(np.float64)
+
+        values, errors = (pick(a) for a in (arrays or (self.values, self.errors)))
+        if arrays is not None:
+            raise_problems(
+                ObservationError,
+                check_values(self.layout, self.subject, values, errors, rows, places),
+            )
+        present = ~np.isnan(values)
+        at = np.nonzero(present)
+        flat = self.layout.flat_index(rows[at[0]], places[at[1]])
+        return Taken(values[present], errors[present], flat + self.first_row, places[at[1]])
+
+
+def read_dataset(
+    ds: xr.Dataset,
+    number: int,
+    spec: StateSpec,
+    times: ForecastTimes,
+    operators: OperatorSettings,
+    obs_error: ObservationErrors | None,
+    subject: str,
+) -> tuple[list[Source], Coordinates]:
+    """Find what a Dataset observes.
+
+    Parameters
+    ----------
+    ds : Dataset
+        Observations; not modified.
+    number : int
+        Its number.
+    spec : StateSpec
+        The state.
+    times : ForecastTimes
+        The forecast's times.
+    operators : mapping
+        Operators of observed variables.
+    obs_error : float or mapping, optional
+        Errors of variables that the Dataset gives none for.
+    subject : str
+        Name of the Dataset for messages.
+
+    Returns
+    -------
+    sources : list of Source
+        One for each variable used.
+    coordinates : Coordinates
+        Where it keeps position and time.
+
+    Raises
+    ------
+    ObservationError
+        With everything that is wrong.
+    """
+    found = find_coordinates(ds, spec, subject)
+    chosen = _choose(ds, found, operators, spec, subject)
+    layouts: dict[tuple[Any, ...], Layout] = {}
+    sources, problems = [], []
+    for name, operator in chosen.items():
+        text = name if subject == "observations" else f"{subject}, {name}"
+        try:
+            dims = tuple(map(str, ds[name].dims))
+            levels = _level_dims(operator, dims, found, spec, text)
+            if (dims, levels) not in layouts:
+                sizes = ds.variables[name].sizes
+                layouts[dims, levels] = build_layout(dims, sizes, found, levels, spec, times, text)
+            layout = layouts[dims, levels]
+            source = _source(ds, name, number, operator, layout, spec, obs_error, text)
+            if not source.lazy:
+                everywhere = (np.arange(n, dtype=np.int64) for n in layout.table_shape)
+                problems += check_values(layout, text, source.values, source.errors, *everywhere)
+            sources.append(source)
+        except DaisiTypeError:
+            raise
+        except DaisiError as error:
+            problems.append(str(error))
+    raise_problems(ObservationError, problems)
+    return sources, found
+
+
+def _choose(
+    ds: xr.Dataset,
+    found: Coordinates,
+    operators: OperatorSettings,
+    spec: StateSpec,
+    subject: str,
+) -> dict[str, Operator]:
+    """Operator for every variable that is used: those named, then those matched."""
+    chosen: dict[str, Operator] = {}
+    by_standard_name: dict[str, list[str]] = {}
+    problems: list[str] = []
+    names = [str(name) for name in ds.data_vars if name not in found.names]
+    ancillary = {error_variable(ds, name) for name in names}
+    for name in names:
+        kind = standard_name(ds[name])
+        try:
+            if name in operators:
+                chosen[name] = resolve_operator(operators[name], name, kind, spec)
+                continue
+            if name in ancillary and name not in spec.names:
+                continue
+            matched = match_variable(name, kind, spec)
+        except OperatorError as error:
+            problems.append(str(error))
+            continue
+        if matched == name:
+            chosen[name] = Operator(name, "identity", (name,))
+        elif matched is not None:
+            by_standard_name.setdefault(matched, []).append(name)
+    for matched, candidates in by_standard_name.items():
+        if matched in chosen:
+            continue
+        if len(candidates) > 1:
+            text = f"{candidates}, all with the standard name of the state's {matched!r}"
+            remedy = (
+                f"drop the others, or operator={{{candidates[1]!r}: 'identity'}} to use them too"
+            )
+            problems.append(problem(subject, text, "one of them", remedy))
+            continue
+        chosen[candidates[0]] = Operator(candidates[0], "identity", (matched,))
+    problems += [
+        problem(name, f"values of type {ds[name].dtype}", "numbers", "convert them, or drop it")
+        for name in chosen
+        if ds[name].dtype.kind not in "fiu"
+    ]
+    if not chosen and not problems:
+        text = f"variables {names}, none of them in the state"
+        expected = f"some of {list(spec.names)}, by name or standard name"
+        remedy = "rename them with obs.rename({...}), or pass operator={variable: function}"
+        problems.append(problem(subject, text, expected, remedy))
+    raise_problems(ObservationError, problems)
+    return chosen
+
+
+def _level_dims(
+    operator: Operator,
+    dims: tuple[str, ...],
+    found: Coordinates,
+    spec: StateSpec,
+    subject: str,
+) -> tuple[str, ...]:
+    """Vertical dimensions along which a variable must be located."""
+    if not operator.variables:
+        # A function may ask for anything: locate it wherever it can be located.
+        return tuple(d for d, p in found.vertical.items() if set(p.dims) <= set(dims))
+    needed: dict[str, None] = {}
+    for name in operator.variables:
+        variable = spec.variable(name)
+        if variable.level_dim is None:
+            continue
+        if variable.level_dim in found.vertical:
+            needed[variable.level_dim] = None
+        elif variable.size > 1:
+            text = f"no vertical coordinate, while {name!r} has {variable.size} levels"
+            remedy = f"obs = obs.assign_coords({variable.level_dim}=...)"
+            raise ObservationError(
+                problem(subject, text, f"a coordinate {variable.level_dim!r}", remedy)
+            )
+    return tuple(needed)
+
+
+def _source(
+    ds: xr.Dataset,
+    name: str,
+    number: int,
+    operator: Operator,
+    layout: Layout,
+    spec: StateSpec,
+    obs_error: ObservationErrors | None,
+    subject: str,
+) -> Source:
+    variable = ds.variables[name]
+    units = variable.attrs.get("units")
+    if operator.function is None:
+        state_units = spec.variable(operator.variables[0]).units
+        change = conversion(state_units, units, variable=subject)
+        operator = replace(operator, conversion=change)
+    errors = errors_of(ds, name, operator, obs_error, subject)
+    lazy = variable.chunks is not None or getattr(errors, "chunks", None) is not None
+    order = ((layout.time_dim,) if layout.time_dim else ()) + layout.place_dims
+
+    def arrange(values: Any) -> Any:
+        if not hasattr(values, "dims"):
+            return values
+        full = values.set_dims(dict(zip(layout.dims, layout.shape, strict=True)))
+        full = full.transpose(*order)
+        if full.chunks is not None:
+            return full.data if layout.time_dim else full.data[None]
+        array = np.asarray(full.values)
+        return array if lazy and layout.time_dim else array.reshape(layout.table_shape)
+
+    return Source(
+        number, name, subject, units, operator, layout, arrange(variable), arrange(errors), lazy
+    )
