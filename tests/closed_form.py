@@ -29,12 +29,11 @@ class GaussianVelocity:
         t = float(times[0])
         i = self.interpolant
         alpha, beta, d_alpha, d_beta = i.alpha(t), i.beta(t), i.d_alpha(t), i.d_beta(t)
-        eye = torch.eye(len(self.covariance), dtype=x.dtype)
-        covariance = self.covariance.to(x.dtype)
+        eye = torch.eye(len(self.covariance), dtype=torch.float64)
         gain = torch.linalg.solve(
-            beta**2 * covariance + alpha**2 * eye,
-            d_beta * beta * covariance + d_alpha * alpha * eye,
-        )
+            beta**2 * self.covariance + alpha**2 * eye,
+            d_beta * beta * self.covariance + d_alpha * alpha * eye,
+        ).to(x.dtype)
         mean = self.mean.to(x.dtype)
         b = d_beta * mean + (x.reshape(len(x), -1) - beta * mean) @ gain  # both factors commute
         return b.reshape(x.shape)

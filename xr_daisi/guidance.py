@@ -24,6 +24,7 @@ References
 from __future__ import annotations
 
 import math
+import threading
 import warnings
 from collections.abc import Callable
 from typing import Protocol
@@ -39,6 +40,9 @@ __all__ = ["GUIDANCE", "GUIDANCE_SOLVERS", "GuidanceWarning", "GuidedFlow", "Obs
 
 GUIDANCE = ("mmps", "dps", "dps-normalized", "dps-exact", "none")
 GUIDANCE_SOLVERS = tuple(KRYLOV_SOLVERS)
+
+
+_FORWARD_MODE = threading.Lock()
 
 
 class GuidanceWarning(RuntimeWarning):
@@ -130,7 +134,6 @@ class GuidedFlow:
         self.solver = solver
         self.iterations = iterations
         self.breakdowns = 0
-        self._forward_mode = True
         self._warned = False
         if not callable(strength):
             self._strength_at(1.0)
@@ -278,29 +281,39 @@ class GuidedFlow:
         return solve(product, rhs, min(self.iterations, rhs.shape[1]))
 
     def _jacobian_of_h(self, denoised: Tensor) -> Callable[[Tensor], Tensor]:
-        """Return ``g -> H' g``: (batch, channel, *space) to (batch, n), without the network."""
+        """Return ``g -> H' g``: (batch, channel, *space) to (batch, n), without the network.
+
+        ``H'^T v`` is linear in v, and its derivative in v towards g is ``H' g``: two backwards
+        through H do it. Forward-mode differentiation would be the direct way, but its state is
+        shared by all threads of a process, and members may be computed in several.
+        """
         observe = self.observations.observe
-        transposed: tuple[Tensor, Tensor] | None = None
+        point = denoised.clone().requires_grad_()
+        y = observe(point)
+        v = torch.zeros_like(y, requires_grad=True)
+        (pulled,) = torch.autograd.grad(y, point, v, create_graph=True)
 
         def push(g: Tensor) -> Tensor:
-            nonlocal transposed
-            if self._forward_mode:
-                try:
-                    forward: Tensor = torch.func.jvp(observe, (denoised,), (g,))[1]
-                    return forward.detach()
-                except (RuntimeError, NotImplementedError):
-                    # Some operation of H has no forward mode. H'^T v is linear in v, and its
-                    # derivative in v towards g is H' g: two backwards do it.
-                    self._forward_mode = False
-            if transposed is None:
-                point = denoised.clone().requires_grad_()
-                y = observe(point)
-                v = torch.zeros_like(y, requires_grad=True)
-                (pulled,) = torch.autograd.grad(y, point, v, create_graph=True)
-                transposed = (pulled, v)
-            pulled, v = transposed
-            (tangent,) = torch.autograd.grad(pulled, v, g, retain_graph=True)
+            try:
+                (tangent,) = torch.autograd.grad(pulled, v, g, retain_graph=True)
+            except RuntimeError:  # an operation of H has a backward without a backward of its own
+                return push_forward(g)
             return tangent
+
+        def push_forward(g: Tensor) -> Tensor:
+            try:
+                with _FORWARD_MODE:
+                    tangent: Tensor = torch.func.jvp(observe, (denoised,), (g,))[1]
+            except RuntimeError as error:
+                raise OperatorError(
+                    problem(
+                        "observation operator",
+                        "an operation that torch can differentiate only once, and only backwards",
+                        "one with a differentiable backward or a forward mode",
+                        "build it from torch functions, or use guidance='dps-exact'",
+                    )
+                ) from error
+            return tangent.detach()
 
         return push
 

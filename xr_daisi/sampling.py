@@ -307,8 +307,8 @@ def _correct(flow: Evaluable, x: Tensor, t: float, source: NoiseSource, number: 
     """Take one step of Langevin dynamics at fixed t: ``x + h s + sqrt(2 h) xi``.
 
     x_t is a sum with noise of deviation alpha, so log p_t curves downwards by at most 1 / alpha^2
-    in any direction, for a prior as for its exact posterior. Langevin steps are therefore stable for
-    ``h < 2 alpha^2``. Their finite size widens a direction of variance v by the fraction
+    in any direction, for a prior as for its exact posterior. Langevin steps are therefore stable
+    for ``h < 2 alpha^2``. Their finite size widens a direction of variance v by the fraction
     ``h / (2 v)``: at most ``h / (2 alpha^2)``, where x_t is pure noise, less where the data vary.
     h = 0.1 alpha^2 keeps it at 5 %, and leaves room where the score is only learned.
     """
