@@ -112,8 +112,10 @@ class Axis:
         below, above = nodes[cell], nodes[cell + 1]
         fraction = (x - below) / (above - below)
         # A node with weight zero is not touched at all: it may be a hole in the domain.
-        lower = order[np.where(fraction == 1.0, cell + 1, cell)].astype(np.int64)
-        upper = order[np.where(fraction == 0.0, cell, cell + 1)].astype(np.int64)
+        cell = np.where(fraction == 1.0, cell + 1, cell)
+        fraction = np.where(fraction == 1.0, 0.0, fraction)
+        lower = order[cell].astype(np.int64)
+        upper = np.where(fraction == 0.0, lower, order[np.minimum(cell + 1, order.size - 1)])
         return Located(lower, upper, fraction, inside, np.minimum(x - below, above - x))
 
 

@@ -376,12 +376,19 @@ def _nothing_used(
         grid = spec.coords[dim]
         text = f"{dim}: found {_span(values)}, expected {np.min(grid):g} to {np.max(grid):g}"
         lines.append(text)
-    known = [found.time.values.reshape(-1) for found in coordinates if found.time is not None]
-    known = [values for values in known if values.size]
-    if known:
-        first, last = known[0][0], known[-1][-1]
+    for variable in spec.variables:
+        places = [found.vertical.get(variable.level_dim or "") for found in coordinates]
+        heights = [place.values.reshape(-1) for place in places if place is not None]
+        if variable.levels and heights:
+            span = _span(np.asarray(variable.levels))
+            found_span = _span(np.concatenate(heights))
+            lines.append(f"{variable.level_dim}: found {found_span}, expected {span}")
+    dates = [found.time.values.reshape(-1) for found in coordinates if found.time is not None]
+    dates = [values for values in dates if values.size]
+    if dates:
+        first, last = dates[0][0], dates[-1][-1]
         lines.append(f"time: found {first} to {last}, expected {times.span()}")
-    return "; ".join(lines)
+    return "; ".join(dict.fromkeys(lines))
 
 
 def _span(values: NDArray[np.float64]) -> str:
