@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cftime
 import cloudpickle
 import numpy as np
 import pandas as pd
@@ -18,6 +17,7 @@ import torch
 import xarray as xr
 
 from xr_daisi.errors import DaisiError, DaisiTypeError, NoObservationsWarning, ObservationError
+from xr_daisi.observation_times import ForecastTimes
 from xr_daisi.observations import ObservationPlan, Status, match_observations
 from xr_daisi.state import StateSpec, spec_from_dataset
 
@@ -771,5 +771,56 @@ def test_files_are_read_without_chunks_too(tmp_path: Path) -> None:
             assert values_by_time(match(ds, TIMES)) == values_by_time(match(stations(), TIMES))
 
 
-def test_cftime_is_installed() -> None:
-    assert isinstance(cf_times("noleap")[0], cftime.datetime)
+def test_a_single_level() -> None:
+    """Its values need no level; those of another level are not taken for it."""
+    dims = ("level", "latitude", "longitude")
+    ds = grid(t=(dims, np.zeros((1, 9, 13)), {"units": "K"})).assign_coords(level=[850.0])
+    spec = spec_from_dataset(ds)
+    obs = point_list(3).rename(t2m="t")
+    assert match(obs, spec=spec).counts == {"used": 3}
+    placed = obs.assign_coords(level=("obs", [850.0, 700.0, np.nan]))
+    assert match(placed, spec=spec).counts == {
+        "used": 1,
+        "outside the vertical range": 1,
+        "missing coordinate": 1,
+    }
+    with pytest.warns(NoObservationsWarning, match="level: found 10 to 10, expected 850 to 850"):
+        match(obs.assign_coords(level=10.0), spec=spec)
+
+
+def test_times_as_python_objects() -> None:
+    when = np.array([datetime.datetime(2019, 3, 1, h) for h in (0, 6, 12)], dtype=object)
+    forecast = ForecastTimes(TIMES)
+    assert forecast.match(when)[0].tolist() == [0, 1, 2]
+    assert forecast.match(np.array([None, None], dtype=object))[1].all()
+    assert forecast.span() == f"{TIMES[0]} to {TIMES[2]}"
+    assert ForecastTimes(None).span() == "no time"
+    with pytest.raises(ObservationError, match="values such as 'noon'"):
+        forecast.match(np.array(["noon"], dtype=object))
+    mixed = np.array([cf_times("noleap")[0], cf_times("360_day")[0]], dtype=object)
+    with pytest.raises(ObservationError, match="several calendars"):
+        forecast.match(mixed)
+
+
+def test_uneven_periodic_axes() -> None:
+    ds = xr.Dataset({"u": ("x", np.zeros(4))}, {"x": [0.0, 1.0, 2.0, 4.0]})
+    spec = spec_from_dataset(ds, periodic=["x"])
+    obs = xr.Dataset({"u": ("n", [1.0])}, {"x": ("n", [0.5])})
+    with pytest.raises(DaisiError, match="x: found periodic, but not evenly spaced"):
+        match(obs, spec=spec)
+
+
+def test_vertical_coordinates_that_are_not_there() -> None:
+    """Levels counted along the dimension, and several vertical dimensions kept apart."""
+    dims = ("level", "latitude", "longitude")
+    bare = spec_from_dataset(grid(t=(dims, np.zeros((3, 9, 13)), {"units": "K"})))
+    obs = point_list(3).rename(t2m="t")
+    obs = xr.concat([obs, obs, obs], "level")
+    assert match(obs.transpose("obs", "level"), spec=bare).counts == {"used": 9}
+    soil = ("depth", "latitude", "longitude")
+    ds = grid(t=(dims, np.zeros((3, 9, 13))), s=(soil, np.zeros((2, 9, 13))))
+    both = spec_from_dataset(ds.assign_coords(level=[1000.0, 850, 500], depth=[0.1, 0.4]))
+    named = point_list(3).rename(t2m="t").assign_coords(depth=0.2)
+    with pytest.raises(ObservationError, match="expected a coordinate 'level'"):
+        match(named, spec=both)
+    assert match(named.rename(t="s"), spec=both).counts == {"used": 3}

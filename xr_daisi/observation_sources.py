@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from xr_daisi.state import StateSpec
 
-__all__ = ["OperatorSettings", "Source", "Taken", "read_dataset"]
+__all__ = ["ObservationErrors", "OperatorSettings", "Source", "Taken", "read_dataset"]
 
 OperatorSettings = Mapping[str, str | PointFunction]
 

@@ -36,7 +36,15 @@ if TYPE_CHECKING:
     from xr_daisi.observation_coordinates import Coordinates
     from xr_daisi.state import StateSpec
 
-__all__ = ["ObservationBatch", "ObservationPlan", "Status", "match_observations"]
+__all__ = [
+    "ObservationBatch",
+    "ObservationErrors",
+    "ObservationPlan",
+    "OperatorSettings",
+    "Status",
+    "TimeTolerance",
+    "match_observations",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,14 +171,8 @@ class ObservationPlan:
             ``dataset`` and ``source``: numbers; ``index``: position in the variable, in C order;
             ``time``: forecast time it belongs to, or -1; ``status``: a `Status`.
         """
-        shape = self.n_rows
-        table: dict[str, NDArray[Any]] = {
-            "dataset": np.empty(shape, dtype=np.int32),
-            "source": np.empty(shape, dtype=np.int32),
-            "index": np.empty(shape, dtype=np.int64),
-            "time": np.empty(shape, dtype=np.int64),
-            "status": np.empty(shape, dtype=np.int8),
-        }
+        types = {"dataset": "i4", "source": "i4", "index": "i8", "time": "i8", "status": "i1"}
+        table: dict[str, NDArray[Any]] = {n: np.empty(self.n_rows, t) for n, t in types.items()}
         for number, source in enumerate(self.sources):
             layout = source.layout
             own = slice(source.first_row, source.first_row + layout.size)
@@ -383,8 +385,8 @@ def _nothing_used(
             span = _span(np.asarray(variable.levels))
             found_span = _span(np.concatenate(heights))
             lines.append(f"{variable.level_dim}: found {found_span}, expected {span}")
-    dates = [found.time.values.reshape(-1) for found in coordinates if found.time is not None]
-    dates = [values for values in dates if values.size]
+    timed = [found.time for found in coordinates if found.time is not None]
+    dates = [time.values.reshape(-1) for time in timed if time.values.size]
     if dates:
         first, last = dates[0][0], dates[-1][-1]
         lines.append(f"time: found {first} to {last}, expected {times.span()}")
