@@ -78,6 +78,8 @@ def train(history: Path, out: Path, *, minutes: float, width: int, checkpoint: P
         max_minutes=minutes,
         batch_size=32,
         width=width,
+        multipliers=(1, 2, 2),
+        patch=2,
         periodic=("y", "x"),
         roll=("x",),
         normalization="variable",
@@ -106,7 +108,7 @@ def main() -> None:
     two.add_argument("--history", type=Path, required=True)
     two.add_argument("--out", type=Path, required=True)
     two.add_argument("--minutes", type=float, default=90.0)
-    two.add_argument("--width", type=int, default=32)
+    two.add_argument("--width", type=int, default=40)
     two.add_argument("--checkpoint", type=Path)
     arguments = vars(parser.parse_args())
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", str(os.cpu_count() or 1))))

@@ -3,16 +3,51 @@
 Importing the package registers ``.daisi`` on `xarray.Dataset`.
 """
 
+from xr_daisi import accessor as _accessor  # noqa: F401  registers .daisi
 from xr_daisi._version import __version__
-from xr_daisi.prior_files import load_prior, register_prior, registered_priors
+from xr_daisi.analysis import assimilate, invert, sample
+from xr_daisi.errors import (
+    DaisiError,
+    DaisiTypeError,
+    DivergenceError,
+    NoObservationsWarning,
+    ObservationError,
+    OperatorError,
+    PriorError,
+    SettingsError,
+    StateError,
+    UnitsError,
+)
+from xr_daisi.estimate import AnalysisPlan
+from xr_daisi.feedback import feedback
+from xr_daisi.guidance import GuidanceWarning
+from xr_daisi.options import set_options
 from xr_daisi.priors import FlowPrior
+from xr_daisi.registry import load_prior, register_prior, registered_priors
 from xr_daisi.training import train_prior
 
 __all__ = [
+    "AnalysisPlan",
+    "DaisiError",
+    "DaisiTypeError",
+    "DivergenceError",
     "FlowPrior",
+    "GuidanceWarning",
+    "NoObservationsWarning",
+    "ObservationError",
+    "OperatorError",
+    "PriorError",
+    "SettingsError",
+    "StateError",
+    "UnitsError",
     "__version__",
+    "assimilate",
+    "feedback",
+    "invert",
     "load_prior",
     "register_prior",
     "registered_priors",
+    "sample",
+    "set_options",
     "train_prior",
 ]

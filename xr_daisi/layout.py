@@ -129,8 +129,8 @@ class Layout:
                 back["__level"] = _as_indexer(np.argsort(index))
             variable = variable.isel(back)
             names = {"__time": self.dims.time, "__member": self.dims.member, "__level": level}
-            for old, new in names.items():
-                variable = variable.rename({old: new}) if new else variable.isel({old: 0})
+            variable = variable.isel({old: 0 for old, new in names.items() if not new})
+            variable = xr.Variable([names.get(str(d), d) for d in variable.dims], variable.data)
             original = ds[name]
             # A dimension that only other variables had is now this one's too: each member of the
             # analysis has its own values.

@@ -185,7 +185,7 @@ class UNet(nn.Module):
                 "give one field per static channel"
             )
         self.register_buffer("static", torch.zeros(0) if static is None else static.clone())
-        embedding = 4 * width
+        embedding = 2 * width
         self.register_buffer(
             "frequencies", torch.exp(torch.linspace(0.0, math.log(100.0), width // 2))
         )

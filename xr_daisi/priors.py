@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from xr_daisi.errors import PriorError, problem
+from xr_daisi.errors import DaisiError, PriorError, problem
 from xr_daisi.flow import (
     INTERPOLANTS,
     Flow,
@@ -18,16 +19,36 @@ from xr_daisi.flow import (
     velocity_from_epsilon,
     velocity_from_v,
 )
+from xr_daisi.networks import UNet, build_network
+from xr_daisi.prior_files import (
+    FORMAT,
+    FORMAT_VERSION,
+    damaged,
+    digest,
+    read_file,
+    write_file,
+)
+from xr_daisi.prior_repr import html, text
 from xr_daisi.settings import Settings
 from xr_daisi.state import Normalization, StateSpec, spec_from_dataset
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
-
     import xarray as xr
 
 __all__ = ["FlowPrior"]
+
+_DERIVED = (
+    "format",
+    "format_version",
+    "state",
+    "transforms",
+    "network",
+    "interpolant",
+    "settings",
+    "sha256",
+)
+"""Entries of a card that follow from the prior itself."""
 
 
 class FlowPrior:
@@ -203,9 +224,9 @@ class FlowPrior:
     def sha256(self) -> str | None:
         """Identity of weights and card, settings apart; None for a network of the user's own."""
         if self._sha256 is None:
-            from xr_daisi.prior_files import identity
-
-            self._sha256 = identity(self)
+            if not isinstance(self.network, UNet):
+                return None
+            self._sha256 = digest(*self._contents())
         return self._sha256
 
     def with_settings(self, **settings: Any) -> FlowPrior:
@@ -282,18 +303,93 @@ class FlowPrior:
         FileExistsError
             If the file exists and `overwrite` is False.
         """
-        from xr_daisi.prior_files import save_prior
+        if callable(self.settings.strength):
+            raise PriorError(
+                problem(
+                    "strength",
+                    "a callable",
+                    "a number, to be written on a card",
+                    "with_settings(strength=...) before saving, and pass the callable to "
+                    "assimilate",
+                )
+            )
+        write_file(path, *self._contents(), self.settings.to_dict(), overwrite=overwrite)
 
-        save_prior(self, path, overwrite=overwrite)
+    @classmethod
+    def load(cls, path: str | Path) -> FlowPrior:
+        """Load a prior from a file; `xr_daisi.load_prior` also takes URLs and names.
+
+        Parameters
+        ----------
+        path : str or Path
+            A ``.safetensors`` file that `save` wrote. Nothing in it is executed.
+
+        Raises
+        ------
+        PriorError
+            If the file is damaged, foreign or of a newer format.
+        """
+        tensors, card, settings, sha256 = read_file(Path(path))
+        try:
+            weights = {
+                k.removeprefix("network."): v
+                for k, v in tensors.items()
+                if k.startswith("network.")
+            }
+            static = weights["static"]
+            network = build_network(card["network"], static if static.numel() else None)
+            network.load_state_dict(weights)
+            prior = cls(
+                network.eval().requires_grad_(False),
+                StateSpec.from_dict(card["state"]),
+                Normalization(
+                    tensors["normalization.mean"].numpy().astype(float),
+                    tensors["normalization.std"].numpy().astype(float),
+                    tuple(card["transforms"]),
+                ),
+                settings=Settings().updated(settings),
+                interpolant=card["interpolant"],
+                card={k: v for k, v in card.items() if k not in _DERIVED},
+            )
+        except DaisiError:
+            raise
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise damaged(Path(path), f"a card that does not fit its weights ({error})") from error
+        prior._sha256 = sha256
+        return prior
+
+    def _contents(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return tensors and card as a file holds them."""
+        network = self.network
+        if not isinstance(network, UNet):
+            raise PriorError(
+                problem(
+                    f"prior {self.name!r}",
+                    f"a network of type {type(network).__name__}",
+                    "one of this package's",
+                    "only priors with a known network can be saved; keep the code that wraps "
+                    "yours and call from_velocity or from_denoiser again",
+                )
+            )
+        tensors = {f"network.{k}": v.detach().cpu() for k, v in network.state_dict().items()}
+        tensors["normalization.mean"] = torch.from_numpy(np.array(self.normalization.mean))
+        tensors["normalization.std"] = torch.from_numpy(np.array(self.normalization.std))
+        card = {
+            **{k: v for k, v in self.card.items() if k not in _DERIVED},
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "state": self.spec.to_dict(),
+            "transforms": list(self.normalization.transforms),
+            "network": network.config.to_dict(),
+            "interpolant": self.interpolant,
+        }
+        # Views of one storage (a broadcast mean) are written out in full.
+        return {k: v.clone().contiguous() for k, v in tensors.items()}, card
 
     def __repr__(self) -> str:
-        from xr_daisi.prior_repr import text
-
         return text(self)
 
     def _repr_html_(self) -> str:
-        from xr_daisi.prior_repr import html
-
         return html(self)
 
 

@@ -23,7 +23,7 @@ from xr_daisi._version import __version__
 from xr_daisi.devices import resolve_device
 from xr_daisi.errors import SettingsError, StateError, problem, raise_problems
 from xr_daisi.networks import UNet, UNetConfig
-from xr_daisi.prior_files import load_prior
+from xr_daisi.registry import load_prior
 from xr_daisi.priors import FlowPrior
 from xr_daisi.settings import Settings
 from xr_daisi.state import Normalization, StateSpec, spec_from_dataset

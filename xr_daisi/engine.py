@@ -1,0 +1,256 @@
+"""One analysis as arrays: members of one time in, members out, in batches through the network.
+
+NumPy at the outside, torch inside, no labels: what a dask task, a test or the eager path calls.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from xr_daisi.devices import resolve_device, resolve_dtype
+from xr_daisi.errors import DivergenceError, SettingsError, problem
+from xr_daisi.guidance import GuidedFlow
+from xr_daisi.sampling import NoiseSource, generate, initial_noise, invert
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import Tensor
+
+    from xr_daisi.observations import ObservationBatch
+    from xr_daisi.priors import FlowPrior
+    from xr_daisi.settings import Settings
+
+__all__ = ["Engine", "automatic_batch"]
+
+RUNAWAY = 1e3
+"""A normalised state this many times larger than any forecast has diverged, finite or not."""
+
+POINTS_PER_BATCH = {"cpu": 1 << 17, "cuda": 1 << 22}
+
+
+def automatic_batch(points: int, device: torch.device) -> int:
+    """Return how many members to push through the network at once.
+
+    Parameters
+    ----------
+    points : int
+        Grid points of a state.
+    device : torch.device
+        A CPU gains nothing from batches beyond its caches; a GPU needs them to be busy.
+    """
+    return max(1, POINTS_PER_BATCH.get(device.type, 1 << 17) // max(points, 1))
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Inverse and guided sampling for members of one time.
+
+    Attributes
+    ----------
+    prior : FlowPrior
+        The prior.
+    settings : Settings
+        How to sample.
+    seed : int
+        Of all noise.
+    device, dtype : str
+        Where and in which precision the network runs.
+    batch : int or None
+        Members at once; None chooses.
+    """
+
+    prior: FlowPrior
+    settings: Settings
+    seed: int = 0
+    device: str = "auto"
+    dtype: str = "float32"
+    batch: int | None = None
+
+    def __post_init__(self) -> None:
+        resolve_dtype(self.dtype)
+        if self.batch is not None and self.batch < 1:
+            raise SettingsError(problem("batch", repr(self.batch), "a positive integer, or 'auto'"))
+
+    @property
+    def batch_size(self) -> int:
+        """Members pushed through the network at once."""
+        points = int(np.prod(self.prior.spec.space_shape))
+        return self.batch or automatic_batch(points, resolve_device(self.device))
+
+    def analyse(
+        self,
+        states: np.ndarray,
+        observations: ObservationBatch,
+        *,
+        time: str = "",
+        first_member: int = 0,
+        advance: Callable[[int], object] | None = None,
+    ) -> np.ndarray:
+        """Assimilate observations into members of one time.
+
+        Parameters
+        ----------
+        states : ndarray
+            Physical forecast ``(member, channel, *space)`` in the prior's units.
+        observations : ObservationBatch
+            Of this time, at least one.
+        time : str
+            Label that keys the noise.
+        first_member : int
+            Position of the first member in the whole ensemble.
+        advance : callable, optional
+            Called with the number of members done.
+
+        Returns
+        -------
+        ndarray
+            Physical analysis, float64, shape of `states`.
+
+        Raises
+        ------
+        DivergenceError
+            Naming the members that left every bound.
+        """
+        s = self.settings
+        device, dtype = self._torch()
+        flow = self.prior.flow(device, dtype)
+        tensors = observations.to_tensors(self.prior.normalization, device, self._solver_dtype())
+        guided = GuidedFlow(
+            flow,
+            tensors,
+            guidance=s.guidance,
+            strength=s.strength,
+            solver=s.guidance_solver,
+            iterations=s.guidance_iterations,
+        )
+        inverse_steps, guided_steps = s.step_counts
+        out = np.empty(states.shape)
+        for part, x, source in self._batches(states, time, first_member):
+            if s.t_min > 0.0:
+                z = invert(
+                    flow,
+                    x,
+                    t_min=s.t_min,
+                    steps=inverse_steps,
+                    solver=s.solver,
+                    noise=s.inverse_noise,
+                    source=source,
+                )
+            else:
+                z = initial_noise(source, x.shape[1:], x.dtype, device)
+            y = generate(
+                guided,
+                z,
+                t_min=s.t_min,
+                steps=guided_steps,
+                solver=s.solver,
+                noise=s.noise,
+                corrector_steps=s.corrector_steps,
+                source=source,
+            )
+            self._check(x, y, time, part.start + first_member)
+            out[part] = self._physical(y)
+            if advance:
+                advance(part.stop - part.start)
+        return out
+
+    def invert(
+        self, states: np.ndarray, *, time: str = "", first_member: int = 0
+    ) -> np.ndarray:
+        """Carry members to latent space at ``t_min``; ``(member, channel, *space)``, normalised."""
+        s = self.settings
+        device, dtype = self._torch()
+        flow = self.prior.flow(device, dtype)
+        out = np.empty(states.shape)
+        for part, x, source in self._batches(states, time, first_member):
+            z = invert(
+                flow,
+                x,
+                t_min=s.t_min,
+                steps=s.step_counts[0],
+                solver=s.solver,
+                noise=s.inverse_noise,
+                source=source,
+            )
+            self._check(x, z, time, part.start + first_member)
+            out[part] = z.double().cpu().numpy()
+        return out
+
+    def sample(self, members: int, *, time: str = "") -> np.ndarray:
+        """Draw physical states ``(member, channel, *space)`` from the prior alone."""
+        s = self.settings
+        device, dtype = self._torch()
+        flow = self.prior.flow(device, dtype)
+        shape = self.prior.spec.shape
+        out = np.empty((members, *shape))
+        for start in range(0, members, self.batch_size):
+            stop = min(start + self.batch_size, members)
+            source = NoiseSource(self.seed, time, range(start, stop))
+            z = initial_noise(source, shape, self._solver_dtype(), device)
+            x = generate(
+                flow,
+                z,
+                t_min=0.0,
+                steps=s.step_counts[1],
+                solver=s.solver,
+                noise=s.noise,
+                source=source,
+            )
+            self._check(z, x, time, start)
+            out[start:stop] = self._physical(x)
+        return out
+
+    # -- parts ------------------------------------------------------------------------------------
+
+    def _torch(self) -> tuple[torch.device, torch.dtype]:
+        return resolve_device(self.device), resolve_dtype(self.dtype)
+
+    def _solver_dtype(self) -> torch.dtype:
+        """Precision of the states: bfloat16 is for the network alone."""
+        dtype = resolve_dtype(self.dtype)
+        return torch.float32 if dtype == torch.bfloat16 else dtype
+
+    def _batches(
+        self, states: np.ndarray, time: str, first_member: int
+    ) -> Iterator[tuple[slice, Tensor, NoiseSource]]:
+        device = resolve_device(self.device)
+        size = self.batch_size
+        for start in range(0, states.shape[0], size):
+            part = slice(start, min(start + size, states.shape[0]))
+            normalised = self.prior.normalization.normalize(states[part].astype(float))
+            x = torch.from_numpy(normalised).to(device, self._solver_dtype())
+            members = range(first_member + part.start, first_member + part.stop)
+            yield part, x, NoiseSource(self.seed, time, members)
+
+    def _physical(self, x: Tensor) -> np.ndarray:
+        return self.prior.normalization.denormalize(x.double().cpu().numpy())
+
+    def _check(self, before: Tensor, after: Tensor, time: str, first: int) -> None:
+        """Raise for members that are not finite or far beyond any forecast."""
+        bound = RUNAWAY * max(1.0, float(before.abs().amax()))
+        largest = after.abs().flatten(1).amax(dim=1)
+        bad = ~(largest <= bound)  # also true for NaN
+        if not bad.any():
+            return
+        members = [first + int(i) for i in torch.nonzero(bad).flatten().tolist()]
+        worst = largest[bad].max().item()
+        s = self.settings
+        raise DivergenceError(
+            problem(
+                f"members {members}" + (f" at {time}" if time else ""),
+                f"values up to {worst:g} standard deviations of the prior after sampling with "
+                f"guidance={s.guidance!r}, strength={_shown(s.strength)}, steps={s.steps}",
+                "a state near the prior",
+                "lower strength, raise steps, or use guidance='mmps'; if it persists, check that "
+                "the observation errors are not far too small",
+            )
+        )
+
+
+def _shown(strength: Any) -> str:
+    return "a callable" if callable(strength) else f"{strength:g}"
