@@ -24,14 +24,18 @@ def resolve_device(device: str | torch.device) -> torch.device:
     expected = "'auto', 'cpu', 'cuda' or 'cuda:1'"
     try:
         found = torch.device(device)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise SettingsError(problem("device", repr(device), expected)) from error
     if found.type == "cuda":
         count = torch.cuda.device_count()
         if (found.index or 0) >= count:
             raise SettingsError(
-                problem("device", f"{device!r} with {count} GPUs visible to torch", expected,
-                        "use device='cpu' or install a CUDA build of torch")
+                problem(
+                    "device",
+                    f"{device!r} with {count} GPUs visible to torch",
+                    expected,
+                    "use device='cpu' or install a CUDA build of torch",
+                )
             )
     return found
 
@@ -53,10 +57,12 @@ def resolve_dtype(dtype: str | torch.dtype) -> torch.dtype:
 def fast_bfloat16(device: torch.device) -> bool:
     """Tell whether bfloat16 arithmetic is native on a device, so that autocast saves time."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
         # The instruction sets with bf16 dot products; without them the conversions cost more than
         # they save.
-        capability = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-        return bool(capability.get("avx512_bf16") or capability.get("amx_bf16"))
+        # Newer than the oldest torch allowed.
+        find = getattr(torch.cpu, "get_capabilities", None)
+        found = find() if find is not None else {}
+        return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
     return False

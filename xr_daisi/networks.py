@@ -14,14 +14,15 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from .flow import INTERPOLANTS, Interpolant
+from xr_daisi.errors import SettingsError, problem, raise_problems
+from xr_daisi.interpolant import INTERPOLANTS, Interpolant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
-__all__ = ["NETWORKS", "UNet", "UNetConfig", "build_network"]
+__all__ = ["NETWORKS", "UNet", "UNetConfig", "build_network", "schedule_at"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,13 @@ class UNetConfig:
         four times cheaper in two dimensions.
     interpolant : str
         Name of the interpolant the network is preconditioned for.
+    dropout : float
+        Share of features left out at random in training.
+
+    Raises
+    ------
+    SettingsError
+        For numbers out of range and unknown interpolants, all at once.
     """
 
     channels: int
@@ -58,24 +66,27 @@ class UNetConfig:
     blocks: int = 1
     patch: int = 1
     interpolant: str = "linear"
+    dropout: float = 0.0
     kind: str = field(default="unet", init=False)
 
     def __post_init__(self) -> None:
-        problems = []
-        if self.channels < 1:
-            problems.append(f"channels: found {self.channels}, expected at least 1")
-        if len(self.periodic) not in (1, 2):
-            problems.append(f"space dimensions: found {len(self.periodic)}, expected 1 or 2")
-        if self.width < 8 or self.width % 8:
-            problems.append(f"width: found {self.width}, expected a positive multiple of 8")
-        if not self.multipliers or self.blocks < 1 or self.patch < 1:
-            problems.append("multipliers, blocks and patch: expected at least 1 of each")
-        if self.interpolant not in INTERPOLANTS:
-            problems.append(
-                f"interpolant: found {self.interpolant!r}, expected one of {sorted(INTERPOLANTS)}"
-            )
-        if problems:
-            raise ValueError("; ".join(problems))
+        problems: list[str] = []
+
+        def check(name: str, good: bool, expected: str) -> None:
+            if not good:
+                problems.append(problem(name, repr(getattr(self, name)), expected))
+
+        for name in ("channels", "blocks", "patch"):
+            check(name, _count(getattr(self, name)), "a positive integer")
+        check("static_channels", _count(self.static_channels, 0), "an integer >= 0")
+        check("periodic", len(self.periodic) in (1, 2), "one entry for each of 1 or 2 dimensions")
+        check("width", _count(self.width) and self.width % 8 == 0, "a positive multiple of 8")
+        good = all(map(_count, self.multipliers or [0]))
+        check("multipliers", good, "one positive integer per resolution")
+        check("dropout", 0.0 <= self.dropout < 1.0, "a share in [0, 1)")
+        names = ", ".join(sorted(INTERPOLANTS))
+        check("interpolant", self.interpolant in INTERPOLANTS, f"one of {names}")
+        raise_problems(SettingsError, problems)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as plain JSON types."""
@@ -83,14 +94,18 @@ class UNetConfig:
 
     @classmethod
     def from_dict(cls, entries: dict[str, Any]) -> UNetConfig:
-        """Build a configuration from `to_dict` output, ignoring nothing."""
+        """Build a configuration from `to_dict` output; an unknown option is a `TypeError`."""
         entries = {k: tuple(v) if isinstance(v, list) else v for k, v in entries.items()}
         entries.pop("kind", None)
         return cls(**entries)
 
 
+def _count(value: object, least: int = 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
 class _Pad(nn.Module):
-    """Pad each space dimension by one on both sides: circular where periodic, else the edge value."""
+    """Pad each space dimension by one on both sides: circular if periodic, else the edge value."""
 
     def __init__(self, periodic: Sequence[bool]) -> None:
         super().__init__()
@@ -116,7 +131,9 @@ def _conv(ndim: int, *args: Any, **kwargs: Any) -> nn.Module:
 class _Conv3(nn.Module):
     """Three-point convolution that knows which dimensions are periodic."""
 
-    def __init__(self, periodic: Sequence[bool], inputs: int, outputs: int, stride: int = 1) -> None:
+    def __init__(
+        self, periodic: Sequence[bool], inputs: int, outputs: int, stride: int = 1
+    ) -> None:
         super().__init__()
         self.pad = _Pad(periodic)
         self.conv = _conv(len(periodic), inputs, outputs, 3, stride=stride)
@@ -129,24 +146,25 @@ class _Conv3(nn.Module):
 class _Block(nn.Module):
     """Residual block: two normalised convolutions, shifted and scaled by the time embedding."""
 
-    def __init__(self, periodic: Sequence[bool], inputs: int, outputs: int, embedding: int) -> None:
+    def __init__(self, config: UNetConfig, inputs: int, outputs: int) -> None:
         super().__init__()
+        periodic = config.periodic
         self.norm1 = nn.GroupNorm(min(8, inputs // 4), inputs)
         self.conv1 = _Conv3(periodic, inputs, outputs)
-        self.modulation = nn.Linear(embedding, 2 * outputs)
+        self.modulation = nn.Linear(2 * config.width, 2 * outputs)
         self.norm2 = nn.GroupNorm(min(8, outputs // 4), outputs)
+        self.dropout = nn.Dropout(config.dropout)
         self.conv2 = _Conv3(periodic, outputs, outputs)
         nn.init.zeros_(self.conv2.conv.weight)  # type: ignore[arg-type]
         nn.init.zeros_(self.conv2.conv.bias)  # type: ignore[arg-type]
-        self.skip = (
-            nn.Identity() if inputs == outputs else _conv(len(periodic), inputs, outputs, 1)
-        )
+        self.skip = nn.Identity() if inputs == outputs else _conv(len(periodic), inputs, outputs, 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = self.conv1(functional.silu(self.norm1(x)))
         modulation = self.modulation(embedding)
         scale, shift = modulation.reshape(*modulation.shape, *[1] * (x.ndim - 2)).chunk(2, dim=1)
-        h = self.conv2(functional.silu(self.norm2(h) * (1.0 + scale) + shift))
+        h = functional.silu(self.norm2(h) * (1.0 + scale) + shift)
+        h = self.conv2(self.dropout(h))
         out: Tensor = self.skip(x) + h
         return out
 
@@ -167,11 +185,12 @@ class UNet(nn.Module):
 
     Raises
     ------
-    ValueError
+    SettingsError
         If `static` does not have ``config.static_channels`` channels.
     """
 
     static: Tensor
+    frequencies: Tensor
 
     def __init__(self, config: UNetConfig, static: Tensor | None = None) -> None:
         super().__init__()
@@ -180,9 +199,13 @@ class UNet(nn.Module):
         ndim, width, patch = len(config.periodic), config.width, config.patch
         found = 0 if static is None else static.shape[0]
         if found != config.static_channels:
-            raise ValueError(
-                f"static: found {found} fields, expected {config.static_channels}; "
-                "give one field per static channel"
+            raise SettingsError(
+                problem(
+                    "static",
+                    f"{found} fields",
+                    f"{config.static_channels}",
+                    "give one field per static channel",
+                )
             )
         self.register_buffer("static", torch.zeros(0) if static is None else static.clone())
         embedding = 2 * width
@@ -204,19 +227,19 @@ class UNet(nn.Module):
                 down.append(_Conv3(periodic, current, w, stride=2))
                 current = w
             for _ in range(config.blocks):
-                down.append(_Block(periodic, current, w, embedding))
+                down.append(_Block(config, current, w))
                 current = w
         self.down = nn.ModuleList(down)
-        self.middle = _Block(periodic, current, current, embedding)
+        self.middle = _Block(config, current, current)
         up: list[nn.Module] = []
         for level, w in reversed(list(enumerate(widths))):
             if level < len(widths) - 1:
                 up.append(_conv(ndim, current, w, 1))
-                up.append(_Block(periodic, 2 * w, w, embedding))
+                up.append(_Block(config, 2 * w, w))
             else:
-                up.append(_Block(periodic, current, w, embedding))
+                up.append(_Block(config, current, w))
             current = w
-            up.extend(_Block(periodic, w, w, embedding) for _ in range(config.blocks - 1))
+            up.extend(_Block(config, w, w) for _ in range(config.blocks - 1))
         self.up = nn.ModuleList(up)
         self.norm = nn.GroupNorm(min(8, current // 4), current)
         self.leave = _Conv3(periodic, current, config.channels * patch**ndim)
@@ -230,12 +253,7 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Return the velocity, shape and dtype of `x`."""
-        # The schedule in float64, once per call: t is equal for all in sampling, one value per
-        # state in training.
-        times = t.detach().double()
-        alpha, beta, d_alpha, d_beta = (
-            f.to(x).reshape(-1, *[1] * (x.ndim - 1)) for f in _schedule(self.interpolant, times)
-        )
+        alpha, beta, d_alpha, d_beta = schedule_at(self.interpolant, t, x)
         # For unit-variance data: Var[x_t] = v, and the best linear prediction of the velocity.
         v = alpha**2 + beta**2
         skip = (alpha * d_alpha + beta * d_beta) / v
@@ -247,7 +265,7 @@ class UNet(nn.Module):
             x = torch.cat([x, self.static.to(x).expand(x.shape[0], *self.static.shape)], dim=1)
         shape = x.shape[2:]
         h = self.enter(_to_patches(x, self.config.patch, self.config.periodic))
-        angle = (0.5 * math.pi) * t[:, None] * self.frequencies.to(t)  # type: ignore[operator]
+        angle = (0.5 * math.pi) * t[:, None] * self.frequencies.to(t)
         embedding = self.embed(torch.cat([angle.sin(), angle.cos()], dim=1))
         skips: list[Tensor] = []
         for module in self.down:
@@ -267,18 +285,36 @@ class UNet(nn.Module):
         return _from_patches(h, self.config.patch, shape)
 
 
-def _schedule(interpolant: Interpolant, times: Tensor) -> list[Tensor]:
-    """Evaluate alpha, beta and their derivatives for a batch of times."""
+def schedule_at(interpolant: Interpolant, times: Tensor, like: Tensor) -> tuple[Tensor, ...]:
+    """Evaluate a schedule at one time per state.
+
+    Parameters
+    ----------
+    interpolant : Interpolant
+        The schedule.
+    times : Tensor
+        Times, ``(batch,)``.
+    like : Tensor
+        States, ``(batch, channel, *space)``.
+
+    Returns
+    -------
+    tuple of Tensor
+        alpha, beta and their derivatives in t, each ``(batch, 1, ...)``, on the device and in the
+        dtype of `like`.
+    """
     functions: list[Callable[[float], float]] = [
         interpolant.alpha,
         interpolant.beta,
         interpolant.d_alpha,
         interpolant.d_beta,
     ]
-    values = times.tolist()
+    # In double precision, and once for equal times: all are equal in sampling.
+    values = times.detach().tolist()
     unique = {value: [f(value) for f in functions] for value in set(values)}
     table = torch.tensor([unique[value] for value in values], dtype=torch.float64)
-    return list(table.to(times.device).T)
+    columns = table.to(dtype=like.dtype).to(like.device)
+    return tuple(c.reshape(-1, *[1] * (like.ndim - 1)) for c in columns.unbind(dim=1))
 
 
 def _double(x: Tensor, shape: torch.Size) -> Tensor:
@@ -289,12 +325,14 @@ def _double(x: Tensor, shape: torch.Size) -> Tensor:
 
 
 def _to_patches(x: Tensor, patch: int, periodic: Sequence[bool]) -> Tensor:
+    """Merge `patch` points per side into channels; a grid that does not divide is filled up."""
     if patch == 1:
         return x
     for axis, (size, wraps) in enumerate(zip(x.shape[2:], periodic, strict=True), start=2):
         if missing := -size % patch:
-            edge = x.narrow(axis, 0, missing) if wraps else x.narrow(axis, size - 1, 1)
-            x = torch.cat([x, edge if wraps else edge.repeat_interleave(missing, axis)], dim=axis)
+            beyond = torch.arange(size, size + missing, device=x.device)
+            beyond = beyond % size if wraps else beyond.clamp(max=size - 1)
+            x = torch.cat([x, x.index_select(axis, beyond)], dim=axis)
     if x.ndim == 3:
         b, c, n = x.shape
         x = x.reshape(b, c, n // patch, patch).permute(0, 1, 3, 2)
@@ -303,6 +341,7 @@ def _to_patches(x: Tensor, patch: int, periodic: Sequence[bool]) -> Tensor:
 
 
 def _from_patches(x: Tensor, patch: int, shape: torch.Size) -> Tensor:
+    """Undo `_to_patches`, cutting to the grid's `shape`."""
     if patch == 1:
         return x
     if x.ndim == 3:
@@ -335,15 +374,19 @@ def build_network(entries: dict[str, Any], static: Tensor | None = None) -> UNet
 
     Raises
     ------
-    ValueError
+    SettingsError
         For a kind of network or an option this version does not know.
     """
     kind = entries.get("kind")
     if kind not in NETWORKS:
-        raise ValueError(f"network: found kind {kind!r}, expected one of {sorted(NETWORKS)}")
+        raise SettingsError(
+            problem("network", f"kind {kind!r}", f"one of {', '.join(sorted(NETWORKS))}")
+        )
     config_type, network_type = NETWORKS[kind]
     try:
         config = config_type.from_dict(entries)
     except TypeError as error:
-        raise ValueError(f"network: an option this version does not know ({error})") from error
+        raise SettingsError(
+            problem("network", f"options that do not fit ({error})", "those of this version")
+        ) from error
     return network_type(config, static)

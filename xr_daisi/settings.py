@@ -1,10 +1,12 @@
-"""Settings of one analysis: names, defaults, checks; and the options of a session."""
+"""Settings of one analysis: names, defaults, checks."""
 
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from numbers import Real
 from typing import Any, Literal, get_args
 
 from xr_daisi.errors import SettingsError, problem, raise_problems
@@ -73,7 +75,7 @@ class Settings:
         )
         if isinstance(self.steps, list):  # from JSON
             object.__setattr__(self, "steps", tuple(self.steps))
-        pair = self.steps if isinstance(self.steps, tuple) else (self.steps, self.steps)
+        pair: tuple[Any, ...] = self.steps if isinstance(self.steps, tuple) else (self.steps,) * 2
         check(
             "steps",
             len(pair) == 2 and all(_is_count(n) and n >= 1 for n in pair),
@@ -104,6 +106,21 @@ class Settings:
             "a number >= 0 or a callable of t",
         )
         raise_problems(SettingsError, problems)
+        self._to_plain_types(pair)
+
+    def _to_plain_types(self, pair: tuple[Any, ...]) -> None:
+        # Numbers of NumPy pass the checks; a card and attributes of a file hold plain ones.
+        plain: dict[str, Any] = {
+            name: float(getattr(self, name)) for name in ("t_min", "noise", "inverse_noise")
+        }
+        for name in ("corrector_steps", "guidance_iterations"):
+            plain[name] = operator.index(getattr(self, name))
+        counts = tuple(operator.index(n) for n in pair)
+        plain["steps"] = counts if isinstance(self.steps, tuple) else counts[0]
+        if not callable(self.strength):
+            plain["strength"] = float(self.strength)
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
 
     @property
     def step_counts(self) -> tuple[int, int]:
@@ -136,12 +153,9 @@ class Settings:
 
 
 def _is_number(value: object) -> bool:
-    if isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, Real):
         return False
-    try:
-        return math.isfinite(float(value))  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return False
+    return math.isfinite(value)
 
 
 def _is_count(value: object) -> bool:

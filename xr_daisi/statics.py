@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import xarray as xr
 
-from xr_daisi.errors import StateError, problem, raise_problems
+from xr_daisi.errors import DaisiTypeError, StateError, problem, raise_problems
 
 if TYPE_CHECKING:
-    import xarray as xr
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from xr_daisi.state import StateSpec
@@ -18,16 +20,20 @@ if TYPE_CHECKING:
 __all__ = ["static_fields"]
 
 
-def static_fields(static: xr.Dataset | None, spec: StateSpec) -> Tensor | None:
+def static_fields(
+    static: xr.Dataset | None, spec: StateSpec, *, roll: Sequence[str] = ()
+) -> Tensor | None:
     """Return standardised static fields on the grid of a state.
 
     Parameters
     ----------
     static : xarray.Dataset or None
         Fields on the space dimensions of the state; a variable on some of them only (latitude) is
-        repeated along the others. Coordinates, where both have them, must agree.
+        repeated along the others. Coordinates must agree with those of the state.
     spec : StateSpec
         The state.
+    roll : sequence of str
+        Dimensions along which states are shifted in training: fields must not vary there.
 
     Returns
     -------
@@ -37,10 +43,16 @@ def static_fields(static: xr.Dataset | None, spec: StateSpec) -> Tensor | None:
     Raises
     ------
     StateError
-        For other dimensions, another grid, or values that are not finite.
+        For other dimensions, another grid, values that are not finite, or that vary along `roll`.
+    DaisiTypeError
+        If `static` is not a Dataset.
     """
     if static is None:
         return None
+    if not isinstance(static, xr.Dataset):
+        raise DaisiTypeError(
+            problem("static", type(static).__name__, "an xarray.Dataset", "use .to_dataset()")
+        )
     problems, fields = [], []
     if not static.data_vars:
         problems.append(problem("static", "no variables", "at least one field"))
@@ -60,7 +72,7 @@ def static_fields(static: xr.Dataset | None, spec: StateSpec) -> Tensor | None:
             d
             for d in da.dims
             if da.sizes[d] != spec.coords[str(d)].size
-            or (d in da.coords and not np.allclose(da[d].values, spec.coords[str(d)], atol=1e-4))
+            or (d in da.coords and not _agree(da[d].values, str(d), spec))
         ]
         if wrong:
             problems.append(
@@ -86,7 +98,27 @@ def static_fields(static: xr.Dataset | None, spec: StateSpec) -> Tensor | None:
                 )
             )
             continue
+        shifted = [d for d in roll if np.ptp(values, axis=spec.dims.index(d)).max() > 0]
+        if shifted:
+            problems.append(
+                problem(
+                    label,
+                    f"values that vary along {shifted}",
+                    "a field that is constant where states are shifted",
+                    "leave these dimensions out of roll=",
+                )
+            )
+            continue
         spread = values.std()
         fields.append((values - values.mean()) / (spread if spread > 0 else 1.0))
     raise_problems(StateError, problems)
     return torch.from_numpy(np.stack(fields).astype(np.float32))
+
+
+def _agree(found: np.ndarray, dim: str, spec: StateSpec) -> bool:
+    if found.dtype.kind not in "fiu":
+        return False
+    difference = found - spec.coords[dim]
+    if spec.axes[dim] == "longitude":  # 350 is -10
+        difference = (difference + 180.0) % 360.0 - 180.0
+    return np.allclose(difference, 0.0, atol=1e-4)

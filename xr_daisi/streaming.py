@@ -8,6 +8,8 @@ A history smaller than the pool is read once and stays in memory.
 
 from __future__ import annotations
 
+import itertools
+import math
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -32,11 +34,26 @@ POOL_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class Statistics:
-    """Mean and standard deviation per channel and point, ``(channel, *space)``, and the count."""
+    """Mean and variance per channel and point, ``(channel, *space)``, and the number of states."""
 
     mean: np.ndarray
     variance: np.ndarray
     count: int
+
+    def averaged(self, axes: tuple[int, ...]) -> Statistics:
+        """Pool the points along `axes`, dimensions along which the statistics do not change."""
+        if not axes:
+            return self
+        mean = self.mean.mean(axis=axes, keepdims=True)
+        between = ((self.mean - mean) ** 2).mean(axis=axes, keepdims=True)
+        variance = self.variance.mean(axis=axes, keepdims=True) + between
+        points = math.prod(self.mean.shape[axis] for axis in axes)
+        shape = self.mean.shape
+        return Statistics(
+            np.broadcast_to(mean, shape).copy(),
+            np.broadcast_to(variance, shape).copy(),
+            self.count * points,
+        )
 
     def normalization(self, kind: str, transforms: tuple[str | None, ...]) -> Normalization:
         """Turn into a normalisation.
@@ -81,7 +98,8 @@ class History:
     Raises
     ------
     StateError
-        If there is neither time nor member dimension.
+        If there is neither time nor member dimension, times are missing, repeated or not in order,
+        or variables are not numbers.
     """
 
     def __init__(
@@ -104,11 +122,14 @@ class History:
             )
         self.ds, self.spec, self.dims = ds, spec, dims
         self.along = dims.time or str(dims.member)
+        self._check_labels()
         self.inner = dims.member if dims.time and dims.member else None
-        self.transforms = tuple(transforms.get(v.name) for v in spec.variables for _ in range(v.size))
+        self.transforms = tuple(
+            transforms.get(v.name) for v in spec.variables for _ in range(v.size)
+        )
         self.size = ds.sizes[self.along]
         self.per_time = ds.sizes[self.inner] if self.inner else 1
-        self.state_bytes = 4 * int(np.prod(spec.shape))
+        self.state_bytes = 4 * math.prod(spec.shape)
         self.pool_bytes = pool_bytes
         self._memory: dict[tuple[int, int], np.ndarray] = {}
 
@@ -129,29 +150,60 @@ class History:
             for d in (self.along, self.inner):
                 if d and d not in da.dims:
                     da = da.expand_dims({d: part.sizes[d]})
-            values = da.transpose(*order).to_numpy()
-            values = values.reshape(-1, v.size, *self.spec.space_shape)
-            self._check(v.name, values, part, start)
-            arrays.append(values.astype(np.float32))
+            with np.errstate(over="ignore"):  # infinite in float32 is reported below
+                values = da.transpose(*order).to_numpy().astype(np.float32)
+            self._check_values(v.name, order, values, part, start)
+            arrays.append(values.reshape(-1, v.size, *self.spec.space_shape))
         x = np.concatenate(arrays, axis=1) if len(arrays) > 1 else arrays[0]
         for channel, name in enumerate(self.transforms):
             if name:
                 x[:, channel] = TRANSFORMS[name].forward(x[:, channel])
         return np.ascontiguousarray(x)
 
-    def _check(self, name: str, values: np.ndarray, part: xr.Dataset, start: int) -> None:
+    def _check_labels(self) -> None:
+        problems = [
+            problem(
+                f"history variable {name!r}",
+                f"values of type {self.ds[name].dtype}",
+                "real numbers",
+                "name the variables of the state: variables=[...]",
+            )
+            for name in self.spec.names
+            if self.ds[name].dtype.kind not in "fiub"
+        ]
+        times = self.ds.indexes.get(self.dims.time) if self.dims.time else None
+        if times is not None and times.nlevels == 1:
+            remedy = ""
+            if times.hasnans:
+                found, remedy = "missing times", "leave these states out"
+            elif times.has_duplicates:
+                found = f"times that repeat, first {times[times.duplicated()][0]}"
+                remedy = f"ds.drop_duplicates({self.dims.time!r}), or a member dimension"
+            elif not times.is_monotonic_increasing:
+                found, remedy = "times that are not in order", f"ds.sortby({self.dims.time!r})"
+            if remedy:
+                # The last part of the period validates: without order there is no last part.
+                subject = f"coordinate {self.dims.time!r} of the history"
+                problems.append(problem(subject, found, "increasing times", remedy))
+        raise_problems(StateError, problems)
+
+    def _check_values(
+        self, name: str, dims: list[str], values: np.ndarray, part: xr.Dataset, start: int
+    ) -> None:
         problems = []
         finite = np.isfinite(values)
         if not finite.all():
-            state = int(np.argwhere(~finite)[0][0]) // self.per_time
-            label = part[self.along].values[state] if self.along in part.coords else start + state
+            place = []
+            for d, i in zip(dims, np.argwhere(~finite)[0], strict=True):
+                offset = start if d == self.along else 0
+                place.append(f"{d}={part[d].values[i] if d in part.coords else offset + i}")
             problems.append(
                 problem(
                     f"history variable {name!r}",
                     f"{int((~finite).sum())} values that are not finite, first at "
-                    f"{self.along}={label}",
+                    f"{', '.join(place)}",
                     "finite values",
-                    "fill or leave out these times",
+                    "fill them or leave out these times",
                 )
             )
         transform = self.transforms[self.spec.channel_slice(name).start]
@@ -181,7 +233,7 @@ class History:
                     edges.append(edge)
             position += chunk
         edges.append(stop)
-        return [(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True) if b > a]
+        return [(a, b) for a, b in itertools.pairwise(edges) if b > a]
 
     def statistics(self, start: int, stop: int) -> Statistics:
         """Mean and variance of states ``start:stop``, one block at a time (Chan et al. 1979)."""
@@ -212,16 +264,18 @@ class History:
         rng.shuffle(blocks)
         pools = self._pools(blocks)
         keep = self._fits(start, stop)
+        spare = size - 1  # a rest is shorter than a batch
         rest = np.zeros((0, *self.spec.shape), dtype=np.float32)
         emitted = False
         with ThreadPoolExecutor(1) as reader:
-            ahead: Future[np.ndarray] = reader.submit(self._pool, pools[0], keep)
+            ahead: Future[np.ndarray] = reader.submit(self._pool, pools[0], spare, keep)
             for number in range(len(pools)):
                 pool = ahead.result()
                 if number + 1 < len(pools):
-                    ahead = reader.submit(self._pool, pools[number + 1], keep)
-                if rest.shape[0]:
-                    pool = np.concatenate([rest, pool])
+                    ahead = reader.submit(self._pool, pools[number + 1], spare, keep)
+                first_state = spare - rest.shape[0]
+                pool[first_state:spare] = rest
+                pool = pool[first_state:]
                 order = rng.permutation(pool.shape[0])
                 whole = pool.shape[0] - pool.shape[0] % size
                 for first in range(0, whole, size):
@@ -230,10 +284,6 @@ class History:
                 rest = pool[order[whole:]]
         if not emitted and rest.shape[0]:
             yield rest
-
-    def batches_per_epoch(self, start: int, stop: int, size: int) -> int:
-        """Count the batches of one epoch."""
-        return max(1, (stop - start) * self.per_time // size)
 
     def _fits(self, start: int, stop: int) -> bool:
         return (stop - start) * self.per_time * self.state_bytes <= self.pool_bytes
@@ -250,9 +300,16 @@ class History:
             used += cost
         return pools
 
-    def _pool(self, blocks: list[tuple[int, int]], keep: bool) -> np.ndarray:
-        parts = [self._block(a, b, keep=keep) for a, b in blocks]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    def _pool(self, blocks: list[tuple[int, int]], spare: int, keep: bool) -> np.ndarray:
+        """Read blocks behind `spare` states that are left free, without a second copy of a pool."""
+        states = sum(b - a for a, b in blocks) * self.per_time
+        pool = np.empty((spare + states, *self.spec.shape), dtype=np.float32)
+        position = spare
+        for a, b in blocks:
+            x = self._block(a, b, keep=keep)
+            pool[position : position + x.shape[0]] = x
+            position += x.shape[0]
+        return pool
 
     def _block(self, start: int, stop: int, *, keep: bool) -> np.ndarray:
         if (start, stop) in self._memory:
