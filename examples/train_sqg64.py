@@ -1,7 +1,8 @@
 """Train the flow prior that ships as "sqg64": simulate SQG turbulence, then `train_prior`.
 
-Two steps, each resumable::
+The states the demo starts from, and the prior itself::
 
+    python examples/train_sqg64.py spin-up --out xr_daisi/data/sqg64-states.npz
     python examples/train_sqg64.py simulate --out sqg-history.zarr
     python examples/train_sqg64.py train --history sqg-history.zarr --minutes 90 --out sqg64.safetensors
 
@@ -47,6 +48,16 @@ def simulate(out: Path, *, trajectories: int, spin_up_days: int, days: int, hour
                 part.drop_vars(["level", "y", "x", "member"]).to_zarr(out, append_dim="time")
             buffer = []
             print(f"{index + 1}/{states} states", flush=True)
+
+
+def spin_up(out: Path, *, trajectories: int, days: int) -> None:
+    """Write the spun-up states that ship with the package: starts of independent trajectories."""
+    model = SQG()
+    states = [
+        model.advance(model.random_state(seed=seed), 24.0 * days)[0].numpy()
+        for seed in range(trajectories)
+    ]
+    np.savez_compressed(out, theta=np.stack(states), seed=np.arange(trajectories), days=days)
 
 
 def with_symmetries(history: xr.Dataset) -> xr.Dataset:
@@ -104,6 +115,10 @@ def main() -> None:
     one.add_argument("--spin-up-days", type=int, default=100)
     one.add_argument("--days", type=int, default=200)
     one.add_argument("--hours", type=float, default=12.0)
+    three = commands.add_parser("spin-up")
+    three.add_argument("--out", type=Path, required=True)
+    three.add_argument("--trajectories", type=int, default=4)
+    three.add_argument("--days", type=int, default=300)
     two = commands.add_parser("train")
     two.add_argument("--history", type=Path, required=True)
     two.add_argument("--out", type=Path, required=True)
@@ -112,7 +127,8 @@ def main() -> None:
     two.add_argument("--checkpoint", type=Path)
     arguments = vars(parser.parse_args())
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", str(os.cpu_count() or 1))))
-    {"simulate": simulate, "train": train}[arguments.pop("command")](**arguments)
+    run = {"simulate": simulate, "train": train, "spin-up": spin_up}
+    run[arguments.pop("command")](**arguments)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 import math
-import os
 import time
+import warnings
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from xr_daisi.checkpoints import read_checkpoint, write_checkpoint
 from xr_daisi.devices import fast_bfloat16
-from xr_daisi.errors import DivergenceError, SettingsError, problem
+from xr_daisi.errors import DivergenceError, problem
+from xr_daisi.networks import schedule_at
 from xr_daisi.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class _Progress:
     epoch: int = 0
     batch: int = 0
     seconds: float = 0.0
-    validations: int = 0
+    validations: int = 0  # marks of the budget that were passed
     without_improvement: int = 0
     best_loss: float = math.inf
     best_step: int = 0
@@ -131,7 +132,7 @@ class Trainer:
         self.history, self.train, self.valid = history, train, valid
         self.batch_size, self.budget, self.device, self.seed = batch_size, budget, device, seed
         self.roll, self.learning_rate, self.warmup = roll, learning_rate, warmup
-        self.ema, self.clip, self.patience = ema, clip, patience
+        self.weight_decay, self.ema, self.clip, self.patience = weight_decay, ema, clip, patience
         self.autocast = fast_bfloat16(device) if autocast is None else autocast
         self.checkpoint, self.show = checkpoint, progress
         self.mean = torch.from_numpy(np.asarray(normalization.mean)).to(device, torch.float32)
@@ -159,28 +160,24 @@ class Trainer:
         ) as bar:
             while self._fraction() < 1.0:
                 for x in self._epoch():
-                    before = self._fraction()
-                    loss = self._step(x, before)
+                    loss = self._step(x, self._fraction())
                     p.step, p.batch = p.step + 1, p.batch + 1
                     p.running_loss += (loss - p.running_loss) / min(p.step, 100)
                     p.seconds = time.monotonic() - started
-                    now = self._fraction()
-                    bar.update(100.0 * (now - before))
-                    if math.floor(now * VALIDATIONS) > math.floor(before * VALIDATIONS):
+                    if math.floor(self._fraction() * VALIDATIONS) > p.validations:
                         self._validate(validation)
                         # Validating counts: a budget in minutes is one of the wall clock.
                         p.seconds = time.monotonic() - started
-                    bar.set_postfix(
-                        {"step": p.step, "loss": p.running_loss, "validation": p.best_loss},
-                        refresh=False,
-                    )
+                        p.validations = math.floor(self._fraction() * VALIDATIONS)
+                    bar.set_postfix(self._shown_losses(), refresh=False)
+                    bar.update(100.0 * self._fraction() - bar.n)
                     if self.checkpoint and time.monotonic() - saved > CHECKPOINT_SECONDS:
-                        self._save()
+                        self._save(self.checkpoint)
                         saved = time.monotonic()
                     if self.patience is not None and p.without_improvement >= self.patience:
                         stopped = "no improvement"
                         break
-                    if now >= 1.0:
+                    if self._fraction() >= 1.0:
                         break
                 else:
                     p.epoch, p.batch = p.epoch + 1, 0
@@ -204,10 +201,16 @@ class Trainer:
 
     def best_network(self) -> UNet:
         """Return the weights with the best validation, or the last average, on the CPU."""
-        network = self.average
         if self.best:
-            network.load_state_dict(self.best)
-        return network.to("cpu")
+            self.average.load_state_dict(self.best)
+        return self.average.to("cpu")
+
+    def _shown_losses(self) -> dict[str, float]:
+        p = self.progress
+        shown = {"step": p.step, "loss": p.running_loss}
+        if p.losses and len(p.losses[-1]) > 2:
+            shown |= {"validation": p.losses[-1][2], "best": p.best_loss}
+        return shown
 
     def _fraction(self) -> float:
         return self.budget.fraction(self.progress.step, self.progress.seconds)
@@ -249,26 +252,25 @@ class Trainer:
         return value
 
     def _loss(self, network: nn.Module, x1: Tensor, generator: torch.Generator) -> Tensor:
-        schedule = self.network.interpolant
         n = x1.shape[0]
         # Stratified times: the same expectation as independent ones, less noise in the gradient.
         offsets = torch.rand(n, generator=generator, device=self.device)
         t = (torch.arange(n, device=self.device) + offsets) / n
         t = t[torch.randperm(n, generator=generator, device=self.device)]
         z = torch.randn(x1.shape, generator=generator, device=self.device)
-        columns = [
-            torch.tensor([f(v) for v in t.tolist()], device=self.device).reshape(
-                -1, *[1] * (x1.ndim - 1)
-            )
-            for f in (schedule.alpha, schedule.beta, schedule.d_alpha, schedule.d_beta)
-        ]
-        alpha, beta, d_alpha, d_beta = columns
+        alpha, beta, d_alpha, d_beta = schedule_at(self.network.interpolant, t, x1)
         context = (
             torch.autocast(self.device.type, torch.bfloat16) if self.autocast else nullcontext()
         )
-        with context:
+        # Dropout draws from torch's own generator, which is lent a seed and given back as it was;
+        # a seed of its own, or the same random numbers would be behind mask and noise.
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices), context:
+            seed = torch.randint(2**62, (), generator=generator, device=self.device)
+            torch.manual_seed(int(seed))
             b = network(alpha * z + beta * x1, t)
-        return (b.float() - (d_alpha * z + d_beta * x1)).square().mean()
+        loss: Tensor = (b.float() - (d_alpha * z + d_beta * x1)).square().mean()
+        return loss
 
     def _schedule(self, fraction: float) -> float:
         if fraction < self.warmup:
@@ -297,12 +299,9 @@ class Trainer:
         start, stop = self.valid
         if stop <= start:
             return []
-        parts, wanted = [], max(1, VALIDATION_STATES // self.history.per_time)
-        every = max(1, (stop - start) // wanted)
-        for index in range(start, stop, every):
-            parts.append(self.history.read(index, index + 1))
-            if sum(p.shape[0] for p in parts) >= VALIDATION_STATES:
-                break
+        wanted = min(stop - start, -(-VALIDATION_STATES // self.history.per_time))
+        times = np.linspace(start, stop - 1, wanted).round().astype(int).tolist()
+        parts = [self.history.read(time, time + 1) for time in times]
         x = np.concatenate(parts)[:VALIDATION_STATES]
         return [x[i : i + self.batch_size] for i in range(0, x.shape[0], self.batch_size)]
 
@@ -327,6 +326,7 @@ class Trainer:
     # -- checkpoints ------------------------------------------------------------------------------
 
     def _fingerprint(self) -> dict[str, Any]:
+        static = self.network.static.detach().cpu()
         return {
             "state": self.history.spec.to_dict(),
             "network": self.network.config.to_dict(),
@@ -334,52 +334,32 @@ class Trainer:
             "batch_size": self.batch_size,
             "seed": self.seed,
             "steps": self.budget.steps,
+            "data": [_summary(self.mean), _summary(self.std), list(self.history.transforms)],
+            "static fields": _summary(static) if static.numel() else None,
+            "roll": list(self.roll),
+            "optimiser": [self.learning_rate, self.warmup, self.weight_decay, self.ema, self.clip],
         }
 
-    def _save(self) -> None:
-        from safetensors.torch import save_file
-
-        if self.checkpoint is None:
-            return
+    def _save(self, path: Path) -> None:
         tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
         tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         tensors |= {f"best.{k}": v for k, v in self.best.items()}
         for index, entry in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{k}": v for k, v in entry.items()}
-        header = {
-            "progress": json.dumps(self.progress.__dict__),
-            "fingerprint": json.dumps(self._fingerprint()),
-        }
-        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.checkpoint.with_name(f".{self.checkpoint.name}.part")
         try:
-            save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, temporary, header)
-            os.replace(temporary, self.checkpoint)
-        finally:
-            temporary.unlink(missing_ok=True)
+            write_checkpoint(path, tensors, asdict(self.progress), self._fingerprint())
+        except OSError as error:
+            # Hours of training are worth more than the checkpoint.
+            warnings.warn(
+                f"checkpoint {path} could not be written ({error}); the training goes on",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def _resume(self) -> None:
-        from safetensors import SafetensorError, safe_open
-
         if self.checkpoint is None or not self.checkpoint.exists():
             return
-        remedy = "delete the file, or name another checkpoint"
-        subject = f"checkpoint {self.checkpoint}"
-        try:
-            with safe_open(str(self.checkpoint), framework="pt") as file:
-                header = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            fingerprint, progress = json.loads(header["fingerprint"]), json.loads(header["progress"])
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
-            raise SettingsError(
-                problem(subject, f"no readable checkpoint ({error})", "one of train_prior", remedy)
-            ) from error
-        wanted = json.loads(json.dumps(self._fingerprint()))
-        if fingerprint != wanted:
-            different = ", ".join(k for k in wanted if fingerprint.get(k) != wanted[k])
-            raise SettingsError(
-                problem(subject, f"another {different}", "a checkpoint of this training", remedy)
-            )
+        tensors, progress = read_checkpoint(self.checkpoint, self._fingerprint())
 
         def part(prefix: str) -> dict[str, Tensor]:
             return {
@@ -398,3 +378,10 @@ class Trainer:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         self.progress = _Progress(**progress)
+
+
+def _summary(values: Tensor) -> list[float]:
+    """Two numbers that tell fields apart, but not their rounding."""
+    weights = torch.linspace(1.0, 2.0, values.numel(), dtype=torch.float64)
+    flat = values.detach().cpu().double().reshape(-1)
+    return [float(f"{v:.5g}") for v in (flat.abs().mean().item(), (weights * flat).mean().item())]

@@ -64,6 +64,7 @@ def train_prior(
     multipliers: Sequence[int] | None = None,
     blocks: int | None = None,
     patch: int | None = None,
+    dropout: float = 0.0,
     learning_rate: float = 1e-3,
     warmup: float = 0.03,
     weight_decay: float = 1e-2,
@@ -123,6 +124,8 @@ def train_prior(
         them at random, which multiplies the data.
     multipliers, blocks, patch
         Shape of the network, see `xr_daisi.networks.UNetConfig`.
+    dropout : float
+        Share of features left out at random in training: against overfitting of short histories.
     learning_rate, warmup, weight_decay : float
         Peak rate of AdamW, share of the budget over which it rises (a cosine decay follows), decay.
     ema : float
@@ -181,6 +184,7 @@ def train_prior(
             multipliers=tuple(multipliers or _default_multipliers(spec)),
             blocks=blocks or 1,
             patch=patch or 1,
+            dropout=dropout,
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

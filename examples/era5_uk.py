@@ -1,0 +1,176 @@
+"""ERA5 2 m temperature over the British Isles: train, choose settings, assimilate, score once.
+
+Real data from end to end::
+
+    python examples/era5_uk.py --data era5-2mt-2019-03-uk.nc --out era5-uk
+
+Without ``--data`` the field is fetched as the tutorial of xarray does (needs a network, cfgrib and
+pooch). March 2019, hourly, 33 x 49 points:
+
+* 1-18 March trains the prior;
+* 19-22 March chooses the sampling settings, which are written to the prior's card;
+* 24-31 March is scored once, every 12 hours, with the settings of the card.
+
+The forecast of a time is an ensemble of the fields of the same hour on each of the 10 days before;
+the observations are the truth at 40 points off the grid nodes with an error of 0.5 K.
+
+Contains modified Copernicus Climate Change Service information (2019).
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import xarray as xr
+
+import xr_daisi
+from xr_daisi.plotting import plot_analysis
+from xr_daisi.verification import ensemble_scores, score_table
+
+TRAINING = slice("2019-03-01", "2019-03-18")
+TUNING = np.arange("2019-03-19", "2019-03-23", np.timedelta64(12, "h"), dtype="datetime64[ns]")
+TEST = np.arange("2019-03-24", "2019-04-01", np.timedelta64(12, "h"), dtype="datetime64[ns]")
+ERROR = 0.5
+CANDIDATES = {
+    "t_min": (0.05, 0.1, 0.15, 0.2),
+    "guidance_iterations": (3, 5),
+    "noise": (0.03, 0.1),
+}
+
+
+def load(path: Path | None) -> xr.Dataset:
+    """Open the field, as a GRIB decoder writes it."""
+    if path is None:
+        return xr.tutorial.open_dataset("era5-2mt-2019-03-uk.grib")
+    return xr.open_dataset(path)
+
+
+def train(field: xr.Dataset, minutes: float, checkpoint: Path | None) -> xr_daisi.FlowPrior:
+    """Train on 1-18 March."""
+    return xr_daisi.train_prior(
+        field.sel(time=TRAINING),
+        ["t2m"],
+        max_minutes=minutes,
+        batch_size=16,
+        width=32,
+        multipliers=(1, 2, 2),
+        patch=2,
+        normalization="point-mean",
+        checkpoint=checkpoint,
+        name="uk-t2m",
+        description="ERA5 hourly 2 m temperature over the British Isles, 1-18 March 2019",
+        license="Licence to use Copernicus Products",
+        attribution="Contains modified Copernicus Climate Change Service information (2019)",
+    )
+
+
+def forecasts(field: xr.Dataset, times: np.ndarray) -> xr.Dataset:
+    """Members are the fields of the same hour on each of the 10 days before."""
+    t2m = field[["t2m"]].drop_vars(["number", "step", "surface", "valid_time"], errors="ignore")
+    days = [np.timedelta64(day, "D") for day in range(1, 11)]
+    members = [t2m.sel(time=times - day).assign_coords(time=times) for day in days]
+    ensemble = xr.concat(members, dim="member").assign_coords(member=np.arange(1, 11))
+    ensemble["member"].attrs = {"standard_name": "realization", "long_name": "days before"}
+    return ensemble
+
+
+def observations(field: xr.Dataset, times: np.ndarray, seed: int = 1) -> xr.Dataset:
+    """Observe the truth at 40 points off the grid nodes, with an error of 0.5 K."""
+    rng = np.random.default_rng(seed)
+    count = 40
+    latitude = rng.uniform(float(field.latitude.min()), float(field.latitude.max()), count)
+    longitude = rng.uniform(float(field.longitude.min()), float(field.longitude.max()), count)
+    places = {
+        "latitude": xr.DataArray(latitude, dims="station"),
+        "longitude": xr.DataArray(longitude, dims="station"),
+    }
+    exact = field.t2m.sel(time=times).interp(places, method="linear")
+    noisy = exact.values + ERROR * rng.standard_normal(exact.shape)
+    return xr.Dataset(
+        {"t2m": (("time", "station"), noisy, {"units": "K"})},
+        coords={
+            "time": times,
+            "latitude": ("station", latitude, {"units": "degrees_north"}),
+            "longitude": ("station", longitude, {"units": "degrees_east"}),
+        },
+    )
+
+
+def choose_settings(prior: xr_daisi.FlowPrior, field: xr.Dataset) -> xr_daisi.FlowPrior:
+    """Return the prior with the settings of the lowest CRPS on 19-22 March."""
+    forecast, obs = forecasts(field, TUNING), observations(field, TUNING, seed=2)
+    best, chosen = np.inf, {}
+    for values in itertools.product(*CANDIDATES.values()):
+        settings = dict(zip(CANDIDATES, values, strict=True))
+        analysis = forecast.daisi.assimilate(obs, prior, obs_error=ERROR, steps=15, **settings)
+        scores = ensemble_scores(analysis, field[["t2m"]].sel(time=TUNING)).mean()
+        print(
+            f"  {settings}: RMSE {float(scores.rmse):.3f} K, CRPS {float(scores.crps):.3f} K, "
+            f"SSR {float(scores.ssr):.2f}",
+            flush=True,
+        )
+        if float(scores.crps) < best:
+            best, chosen = float(scores.crps), settings
+    print(f"chosen on 19-22 March: {chosen}", flush=True)
+    return prior.with_settings(steps=15, **chosen)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, help="NetCDF or GRIB file; fetched when left out")
+    parser.add_argument("--out", type=Path, default=Path("era5-uk"), help="folder for results")
+    parser.add_argument("--minutes", type=float, default=15.0, help="budget of the training")
+    parser.add_argument("--prior", type=Path, help="use this trained prior, with its settings")
+    arguments = parser.parse_args()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", str(os.cpu_count() or 1))))
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    field = load(arguments.data)
+
+    if arguments.prior is None:
+        path = arguments.out / "uk-t2m.safetensors"
+        prior = train(field, arguments.minutes, arguments.out / "training.checkpoint")
+        prior = choose_settings(prior, field)
+        prior.save(path, overwrite=True)
+    else:
+        path = arguments.prior
+    prior = xr_daisi.load_prior(path)
+    print(prior, flush=True)
+
+    forecast, obs = forecasts(field, TEST), observations(field, TEST)
+    truth = field[["t2m"]].sel(time=TEST)
+    started = time.perf_counter()
+    analysis = forecast.daisi.assimilate(obs, prior, obs_error=ERROR)
+    seconds = time.perf_counter() - started
+    alone = forecast.daisi.assimilate(obs, prior, obs_error=ERROR, t_min=0.0)
+    table = score_table(
+        {"forecast": forecast, "analysis": analysis, "sampling without forecast": alone}, truth
+    )
+    print(table)
+    ratio = ensemble_scores(analysis, truth).rmse.mean() / ensemble_scores(forecast, truth).rmse.mean()
+    print(f"analysis RMSE / background RMSE: {float(ratio):.3f}; {seconds:.0f} s for 16 analyses")
+    (arguments.out / "scores.txt").write_text(table + "\n", encoding="utf-8")
+    analysis.to_netcdf(arguments.out / "analysis.nc")
+    forecast.daisi.feedback(obs, analysis).to_netcdf(arguments.out / "feedback.nc")
+    last = {"time": -1}
+    figure = plot_analysis(
+        forecast.isel(last),
+        analysis.isel(last),
+        obs.isel(last),
+        truth.isel(last),
+        "t2m",
+        title=f"2 m temperature, {str(TEST[-1])[:16]} UTC",
+    )
+    figure.savefig(arguments.out / "analysis.png", dpi=130)
+    print(f"written to {arguments.out}/")
+
+
+if __name__ == "__main__":
+    main()
