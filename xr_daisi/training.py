@@ -18,28 +18,36 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import xarray as xr
 
 from xr_daisi._version import __version__
 from xr_daisi.devices import resolve_device
-from xr_daisi.errors import SettingsError, StateError, problem, raise_problems
+from xr_daisi.errors import DaisiTypeError, SettingsError, StateError, problem
 from xr_daisi.networks import UNet, UNetConfig
-from xr_daisi.registry import load_prior
 from xr_daisi.priors import FlowPrior
+from xr_daisi.registry import load_prior
 from xr_daisi.settings import Settings
-from xr_daisi.state import Normalization, StateSpec, spec_from_dataset
+from xr_daisi.state import StateSpec, spec_from_dataset
 from xr_daisi.statics import static_fields
 from xr_daisi.streaming import History
 from xr_daisi.trainer import Budget, Trainer
-from xr_daisi.transforms import TRANSFORMS
+from xr_daisi.training_options import (
+    as_names,
+    check_initial,
+    check_options,
+    check_same_state,
+    check_transforms,
+    copy_network,
+    transforms_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import xarray as xr
-
 __all__ = ["train_prior"]
 
-NORMALIZATIONS = ("variable", "point", "point-mean")
+DATA_ATTRIBUTES = ("title", "source", "institution", "references")
+"""Attributes of the history that its card repeats."""
 
 
 def train_prior(
@@ -86,13 +94,14 @@ def train_prior(
         Fields with a time dimension (and possibly a member dimension: each member is a state of
         its own), in memory or dask-backed. A lazy Dataset is streamed and may exceed memory.
     variables : sequence of str, optional
-        Variables of the state, in channel order; every variable when None.
+        Variables of the state, in channel order; every variable (those of `init`) when None.
     validation : float
         Share of the period, its last part, that validates and is not trained on.
     steps : int, optional
         Optimiser steps. With neither `steps` nor `max_minutes`: 4000.
     max_minutes : float, optional
-        Wall-clock budget of the training. The learning-rate schedule fits whichever ends first.
+        Wall-clock budget of the training, after the statistics are taken. The learning-rate
+        schedule fits whichever ends first.
     batch_size : int, optional
         States per step; 32, or fewer where the history is short.
     width : int, optional
@@ -106,7 +115,8 @@ def train_prior(
     periodic : sequence of str, optional
         Periodic space dimensions; when None, longitudes that go round the globe.
     init : FlowPrior, str or Path, optional
-        Continue from the weights and normalisation of this prior, of the same variables and grid.
+        Continue from the weights of this prior, of the same variables, units and grid. Its
+        normalisation, transforms, static fields and shape of the network are kept.
     checkpoint : str or Path, optional
         File to write the state of the training to, about every minute; an interrupted training
         called again with it goes on from there. Removed when the training is complete.
@@ -121,7 +131,7 @@ def train_prior(
         point; ``"point-mean"``: mean per grid point, one deviation per variable and level.
     roll : sequence of str
         Periodic dimensions along which the statistics do not change: states are shifted along
-        them at random, which multiplies the data.
+        them at random, which multiplies the data. Statistics are pooled along them.
     multipliers, blocks, patch
         Shape of the network, see `xr_daisi.networks.UNetConfig`.
     dropout : float
@@ -150,49 +160,100 @@ def train_prior(
     Raises
     ------
     StateError
-        For data without time, with too few states, or with values that are not finite.
+        For data without time, with times that repeat, with too few states, or with values that are
+        not finite.
+    PriorError
+        For a variable that never varies, or an `init` that is no prior of this state.
     SettingsError
-        For options out of range, or a checkpoint of another training.
+        For options out of range or in contradiction, or a checkpoint of another training.
+    DaisiTypeError
+        If `ds`, `static` or `init` are of another type.
+    DivergenceError
+        If the loss becomes infinite or NaN.
 
     References
     ----------
     arXiv:2303.08797.
     """
-    _check_options(validation, steps, max_minutes, batch_size, normalization, clip, ema)
+    check_options(
+        validation=validation,
+        steps=steps,
+        max_minutes=max_minutes,
+        batch_size=batch_size,
+        seed=seed,
+        normalization=normalization,
+        learning_rate=learning_rate,
+        warmup=warmup,
+        weight_decay=weight_decay,
+        ema=ema,
+        clip=clip,
+        patience=patience,
+    )
+    if not isinstance(ds, xr.Dataset):
+        raise DaisiTypeError(
+            problem("history", type(ds).__name__, "an xarray.Dataset", "use .to_dataset(name=...)")
+        )
+    shape: dict[str, Any] = {
+        "width": width,
+        "multipliers": None if multipliers is None else tuple(multipliers),
+        "blocks": blocks,
+        "patch": patch,
+    }
+    shape = {k: v for k, v in shape.items() if v is not None}
     previous = load_prior(init) if isinstance(init, (str, Path)) else init
-    if previous is not None and variables is None:
-        variables = previous.spec.names
-    spec = spec_from_dataset(ds, variables, periodic=periodic, what="history")
-    transforms = _check_transforms(transform or {}, spec)
-    unknown = [d for d in roll if d not in spec.dims or not spec.periodic[spec.dims.index(d)]]
+    if previous is not None:
+        fixed_options: dict[str, Any] = {**shape, "static": static}
+        if normalization != "variable":
+            fixed_options["normalization"] = normalization
+        if dropout:
+            fixed_options["dropout"] = dropout
+        check_initial(previous, transform, fixed_options)
+        names = as_names(variables) or previous.spec.names
+        wraps = as_names(periodic)
+        if wraps is None:
+            pairs = zip(previous.spec.dims, previous.spec.periodic, strict=True)
+            wraps = tuple(d for d, closed in pairs if closed)
+        spec = spec_from_dataset(ds, names, periodic=wraps, what="history")
+        check_same_state(previous.spec, spec)
+        transforms = transforms_of(previous)
+    else:
+        spec = spec_from_dataset(
+            ds, as_names(variables), periodic=as_names(periodic), what="history"
+        )
+        transforms = check_transforms(transform or {}, spec)
+    rolled = as_names(roll) or ()
+    unknown = [d for d in rolled if d not in spec.dims or not spec.periodic[spec.dims.index(d)]]
     if unknown:
         raise SettingsError(
             problem("roll", f"{unknown}", f"periodic dimensions among {spec.dims}", "see periodic=")
         )
+    recommended = (previous.settings if previous else Settings()).updated(settings or {})
+    target = resolve_device(device)
     history = History(ds, spec, transforms)
     train, valid = _split(history, validation)
-    fixed = static_fields(static, spec)
-    target = resolve_device(device)
+    axes = tuple(1 + spec.dims.index(d) for d in rolled)
     if previous is None:
-        statistics = history.statistics(*train)
-        norm = statistics.normalization(normalization, history.transforms)
+        fixed = static_fields(static, spec, roll=rolled)
+        shape.setdefault("multipliers", _default_multipliers(spec))
         config = UNetConfig(
             channels=spec.channels,
             static_channels=0 if fixed is None else fixed.shape[0],
             periodic=spec.periodic,
-            width=width or 32,
-            multipliers=tuple(multipliers or _default_multipliers(spec)),
-            blocks=blocks or 1,
-            patch=patch or 1,
             dropout=dropout,
+            **shape,
+        )
+        norm = (
+            history.statistics(*train)
+            .averaged(axes)
+            .normalization(normalization, history.transforms)
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = UNet(config, fixed)
     else:
-        network, norm = _continue_from(previous, spec)
+        network, norm = copy_network(previous), previous.normalization
     states = (train[1] - train[0]) * history.per_time
-    batch = batch_size or min(32, max(4, states // 8))
+    batch = min(32, max(4, states // 8)) if batch_size is None else batch_size
     trainer = Trainer(
         network,
         history,
@@ -203,7 +264,7 @@ def train_prior(
         budget=Budget(steps, max_minutes),
         device=target,
         seed=seed,
-        roll=tuple(2 + spec.dims.index(d) for d in roll),
+        roll=tuple(1 + axis for axis in axes),
         learning_rate=learning_rate,
         warmup=warmup,
         weight_decay=weight_decay,
@@ -222,8 +283,9 @@ def train_prior(
         "attribution": attribution,
         "created": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "software": {"xr_daisi": __version__, "torch": torch.__version__.split("+")[0]},
-        "normalization": normalization if previous is None else f"that of {previous.name}",
+        "normalization": previous.card.get("normalization") if previous else normalization,
         "training": {
+            "data": {k: str(ds.attrs[k]) for k in DATA_ATTRIBUTES if k in ds.attrs},
             "states": states,
             "period": _period(history, *train),
             "validation_states": (valid[1] - valid[0]) * history.per_time,
@@ -235,50 +297,13 @@ def train_prior(
         },
     }
     return FlowPrior(
-        trainer.best_network(), spec, norm, settings=Settings().updated(settings or {}), card=card
+        trainer.best_network(),
+        spec,
+        norm,
+        settings=recommended,
+        interpolant=network.config.interpolant,
+        card=card,
     )
-
-
-def _check_options(
-    validation: float,
-    steps: int | None,
-    max_minutes: float | None,
-    batch_size: int | None,
-    normalization: str,
-    clip: float,
-    ema: float,
-) -> None:
-    problems = []
-    if not 0.0 <= validation < 1.0:
-        problems.append(problem("validation", repr(validation), "a share in [0, 1)"))
-    if steps is not None and steps < 1:
-        problems.append(problem("steps", repr(steps), "at least 1"))
-    if max_minutes is not None and not (math.isfinite(max_minutes) and max_minutes > 0):
-        problems.append(problem("max_minutes", repr(max_minutes), "a positive number"))
-    if batch_size is not None and batch_size < 1:
-        problems.append(problem("batch_size", repr(batch_size), "at least 1"))
-    if normalization not in NORMALIZATIONS:
-        problems.append(
-            problem("normalization", repr(normalization), f"one of {', '.join(NORMALIZATIONS)}")
-        )
-    if clip <= 0 or not 0.0 <= ema < 1.0:
-        problems.append(problem("clip, ema", f"{clip}, {ema}", "clip > 0 and ema in [0, 1)"))
-    raise_problems(SettingsError, problems)
-
-
-def _check_transforms(transform: Mapping[str, str], spec: StateSpec) -> dict[str, str]:
-    problems = [
-        problem("transform", f"variable {v!r}", f"one of {', '.join(spec.names)}")
-        for v in transform
-        if v not in spec.names
-    ]
-    problems += [
-        problem(f"transform of {v!r}", repr(t), f"one of {', '.join(sorted(TRANSFORMS))}")
-        for v, t in transform.items()
-        if t not in TRANSFORMS
-    ]
-    raise_problems(SettingsError, problems)
-    return dict(transform)
 
 
 def _default_multipliers(spec: StateSpec) -> tuple[int, ...]:
@@ -312,25 +337,3 @@ def _period(history: History, start: int, stop: int) -> list[str]:
     return [
         str(v.astype("datetime64[s]")) if isinstance(v, np.datetime64) else str(v) for v in values
     ]
-
-
-def _continue_from(previous: FlowPrior, spec: StateSpec) -> tuple[UNet, Normalization]:
-    if not isinstance(previous.network, UNet):
-        raise SettingsError(
-            problem("init", "a prior with a network of its own", "one trained by train_prior")
-        )
-    if previous.spec.names != spec.names or previous.spec.shape != spec.shape:
-        raise SettingsError(
-            problem(
-                "init",
-                f"a prior of {', '.join(previous.spec.names)} with shape {previous.spec.shape}",
-                f"{', '.join(spec.names)} with shape {spec.shape}",
-                "choose a prior of the same variables and grid",
-            )
-        )
-    network = UNet(
-        previous.network.config,
-        previous.network.static if previous.network.static.numel() else None,
-    )
-    network.load_state_dict(previous.network.state_dict())
-    return network, previous.normalization

@@ -1,0 +1,211 @@
+"""Checks of the options of `train_prior`, before hours are spent on them."""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from xr_daisi.errors import DaisiTypeError, PriorError, SettingsError, problem, raise_problems
+from xr_daisi.networks import UNet
+from xr_daisi.priors import FlowPrior
+from xr_daisi.transforms import TRANSFORMS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from xr_daisi.state import StateSpec
+
+__all__ = [
+    "as_names",
+    "check_initial",
+    "check_options",
+    "check_same_state",
+    "check_transforms",
+    "copy_network",
+    "transforms_of",
+]
+
+NORMALIZATIONS = ("variable", "point", "point-mean")
+
+
+def as_names(value: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    """Return names as a tuple; a single string is one name, not a sequence of letters."""
+    if value is None:
+        return None
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def check_options(**options: Any) -> None:
+    """Check the numbers among the options of `train_prior`.
+
+    Raises
+    ------
+    SettingsError
+        Naming every option out of range.
+    """
+    share = "a share in [0, 1)"
+    wanted = {
+        "validation": (_is_share, share),
+        "steps": (_is_count_or_none, "a positive integer"),
+        "max_minutes": (lambda v: v is None or _is_positive(v), "a positive number"),
+        "batch_size": (_is_count_or_none, "a positive integer"),
+        "seed": (lambda v: _is_count(v, least=0), "an integer >= 0"),
+        "normalization": (NORMALIZATIONS.__contains__, f"one of {', '.join(NORMALIZATIONS)}"),
+        "learning_rate": (_is_positive, "a positive number"),
+        "warmup": (_is_share, share),
+        "weight_decay": (lambda v: _is_number(v) and v >= 0, "a number >= 0"),
+        "ema": (_is_share, share),
+        "clip": (_is_positive, "a positive number"),
+        "patience": (_is_count_or_none, "a positive integer, or None to train to the end"),
+    }
+    raise_problems(
+        SettingsError,
+        [
+            problem(name, repr(value), wanted[name][1])
+            for name, value in options.items()
+            if not wanted[name][0](value)
+        ],
+    )
+
+
+def check_transforms(transform: Mapping[str, str], spec: StateSpec) -> dict[str, str]:
+    """Return the transforms of a training.
+
+    Raises
+    ------
+    SettingsError
+        For variables that are not in the state and transforms that do not exist.
+    """
+    problems = [
+        problem("transform", f"variable {v!r}", f"one of {', '.join(spec.names)}")
+        for v in transform
+        if v not in spec.names
+    ]
+    problems += [
+        problem(f"transform of {v!r}", repr(t), f"one of {', '.join(sorted(TRANSFORMS))}")
+        for v, t in transform.items()
+        if t not in TRANSFORMS
+    ]
+    raise_problems(SettingsError, problems)
+    return dict(transform)
+
+
+def transforms_of(prior: FlowPrior) -> dict[str, str]:
+    """Return the transform of each variable of a prior that has one."""
+    per_channel = prior.normalization.transforms
+    found = {}
+    for name in prior.spec.names:
+        first = prior.spec.channel_slice(name).start
+        kind = per_channel[first] if per_channel else None
+        if kind:
+            found[name] = kind
+    return found
+
+
+def check_initial(
+    previous: FlowPrior, transform: Mapping[str, str] | None, fixed: Mapping[str, Any]
+) -> None:
+    """Check that a training can continue from a prior.
+
+    Parameters
+    ----------
+    previous : FlowPrior
+        The prior.
+    transform : mapping or None
+        Transforms asked for.
+    fixed : mapping
+        Options that the prior decides, with None for those not asked for.
+
+    Raises
+    ------
+    DaisiTypeError, PriorError
+        If it is no prior, or one with a network of the user's own.
+    SettingsError
+        Naming every option that the prior has decided already.
+    """
+    if not isinstance(previous, FlowPrior):
+        raise DaisiTypeError(
+            problem("init", type(previous).__name__, "a FlowPrior, a path or a registered name")
+        )
+    if not isinstance(previous.network, UNet):
+        raise PriorError(
+            problem("init", "a prior with a network of its own", "one trained by train_prior")
+        )
+    remedy = "leave it out, or train without init"
+    problems = [
+        problem(name, "a value beside init", f"the one that {previous.name!r} brings", remedy)
+        for name, value in fixed.items()
+        if value is not None
+    ]
+    kept = transforms_of(previous)
+    if transform is not None and dict(transform) != kept:
+        problems.append(problem("transform", f"{dict(transform)}", f"{kept}, that of init", remedy))
+    raise_problems(SettingsError, problems)
+
+
+def check_same_state(previous: StateSpec, spec: StateSpec) -> None:
+    """Check that a history has the variables, units, levels and grid of a prior.
+
+    Raises
+    ------
+    PriorError
+        Naming everything that differs.
+    """
+    problems = []
+
+    def check(what: str, found: object, expected: object, same: bool) -> None:
+        if not same:
+            problems.append(problem(f"init: {what}", f"{found} in the history", f"{expected}"))
+
+    check("variables", spec.names, previous.names, spec.names == previous.names)
+    check("shape", spec.shape, previous.shape, spec.shape == previous.shape)
+    check("dimensions", spec.dims, previous.dims, spec.dims == previous.dims)
+    check("periodic", spec.periodic, previous.periodic, spec.periodic == previous.periodic)
+    raise_problems(PriorError, problems)
+    for new, old in zip(spec.variables, previous.variables, strict=True):
+        same = new.units == old.units or None in (new.units, old.units)
+        check(f"units of {new.name!r}", new.units, old.units, same)
+        check(f"levels of {new.name!r}", new.levels, old.levels, new.levels == old.levels)
+    for d in spec.dims:
+        new_values, old_values = spec.coords[d], previous.coords[d]
+        found = f"{new_values[0]:g} to {new_values[-1]:g}"
+        expected = f"{old_values[0]:g} to {old_values[-1]:g}"
+        step = np.abs(np.diff(old_values)).min(initial=np.inf)
+        same = np.allclose(new_values, old_values, rtol=0.0, atol=1e-3 * min(step, 1e300))
+        check(f"coordinate {d!r}", found, expected, same)
+    raise_problems(PriorError, problems)
+
+
+def copy_network(prior: FlowPrior) -> UNet:
+    """Return a copy of a prior's network, ready to be trained."""
+    if not isinstance(prior.network, UNet):
+        raise TypeError("copy_network takes priors that check_initial has passed")
+    static = prior.network.static
+    network = UNet(prior.network.config, static if static.numel() else None)
+    network.load_state_dict(prior.network.state_dict())
+    return network
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    return math.isfinite(value)
+
+
+def _is_positive(value: Any) -> bool:
+    return _is_number(value) and value > 0
+
+
+def _is_share(value: Any) -> bool:
+    return _is_number(value) and 0.0 <= value < 1.0
+
+
+def _is_count(value: Any, *, least: int = 1) -> bool:
+    return hasattr(value, "__index__") and not isinstance(value, bool) and value >= least
+
+
+def _is_count_or_none(value: Any) -> bool:
+    return value is None or _is_count(value)
