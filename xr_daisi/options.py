@@ -19,7 +19,7 @@ def get_option(name: str) -> Any:
     return _OPTIONS[name]
 
 
-class set_options:  # noqa: N801  a function that is also a context manager, as in xarray
+class set_options:  # a function that is also a context manager, as in xarray
     """Set options for the session, or within a ``with`` block.
 
     Parameters
@@ -33,6 +33,10 @@ class set_options:  # noqa: N801  a function that is also a context manager, as 
         For an option that does not exist.
     DaisiTypeError
         For a prior of another type.
+
+    Notes
+    -----
+    A path, URL or name is loaded when the prior is first needed.
 
     Examples
     --------

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["FORMAT_VERSION", "digest", "read_file", "write_file"]
+__all__ = ["FORMAT", "FORMAT_VERSION", "damaged", "digest", "read_file", "write_file"]
 
 FORMAT = "xr_daisi flow prior"
 FORMAT_VERSION = 1
@@ -38,7 +38,12 @@ def digest(tensors: Mapping[str, Tensor], card: Mapping[str, Any]) -> str:
 
 
 def _json(value: object) -> str:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, default=_plain)
+
+
+def _plain(value: object) -> object:
+    """Return what JSON does not know (numbers of NumPy in attributes, dates) as what it knows."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def write_file(
@@ -66,7 +71,10 @@ def write_file(
     ------
     FileExistsError
         If the file exists and `overwrite` is False.
+    OSError
+        If it cannot be written, such as on a full disk; nothing is left of it then.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     header = {
@@ -76,7 +84,17 @@ def write_file(
         "settings_sha256": hashlib.sha256(_json(settings).encode()).hexdigest(),
     }
     with replacing(Path(path), overwrite=overwrite, remedy="pass overwrite=True") as temporary:
-        save_file(dict(tensors), temporary, metadata=header)
+        try:
+            save_file(dict(tensors), temporary, metadata=header)
+        except (OSError, SafetensorError) as error:
+            raise OSError(
+                problem(
+                    f"prior file {path}",
+                    f"no way to write it ({error})",
+                    "a place with room for it",
+                    "free some space or name another path; nothing was left behind",
+                )
+            ) from error
 
 
 def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any], str]:
@@ -99,21 +117,41 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, 
     """
     from safetensors import SafetensorError, safe_open
 
+    if not path.is_file():
+        found = "a directory" if path.is_dir() else "no such file"
+        raise PriorError(
+            problem(
+                f"prior file {path}", found, "a file that FlowPrior.save wrote", "check the path"
+            )
+        )
     try:
         with safe_open(str(path), framework="pt") as file:
             header = file.metadata() or {}
+            card = _card(header, path)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+    except (SafetensorError, OSError, RuntimeError) as error:
         raise damaged(path, f"no readable safetensors file ({error})") from error
+    sha256 = digest(tensors, card)
     try:
-        card = json.loads(header["card"])
         settings = json.loads(header["settings"])
-        version = int(card["format_version"])
-        found_format = card["format"]
+        whole = sha256 == header["sha256"]
+        whole &= hashlib.sha256(_json(settings).encode()).hexdigest() == header["settings_sha256"]
+    except (KeyError, ValueError):
+        whole = False
+    if not whole:
+        raise damaged(path, "contents that do not match their sha256")
+    return tensors, card, settings, sha256
+
+
+def _card(header: Mapping[str, str], path: Path) -> dict[str, Any]:
+    """Return the card of a file's header, if this version of the package can read the file."""
+    try:
+        card = dict(json.loads(header["card"]))
+        version, found = int(card["format_version"]), card["format"]
     except (KeyError, TypeError, ValueError) as error:
         raise damaged(path, "a safetensors file without the card of a flow prior") from error
-    if found_format != FORMAT:
-        raise damaged(path, f"format {found_format!r}")
+    if found != FORMAT:
+        raise damaged(path, f"format {found!r}")
     if version > FORMAT_VERSION:
         raise PriorError(
             problem(
@@ -123,11 +161,7 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, 
                 "upgrade xr_daisi",
             )
         )
-    found = hashlib.sha256(_json(settings).encode()).hexdigest()
-    sha256 = digest(tensors, card)
-    if sha256 != header.get("sha256") or found != header.get("settings_sha256"):
-        raise damaged(path, "contents that do not match their sha256")
-    return tensors, card, settings, sha256
+    return card
 
 
 def damaged(path: Path, found: str) -> PriorError:

@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 import html as html_escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from xr_daisi.networks import UNetConfig
+
+if TYPE_CHECKING:
+    from xr_daisi.state import StateSpec
 
 __all__ = ["html", "text"]
 
 
 def _rows(prior: Any) -> list[tuple[str, str]]:
-    spec, card, settings = prior.spec, prior.card, prior.settings
-    rows = []
-    if card.get("description"):
-        rows.append(("description", str(card["description"])))
-    variables = []
+    card = prior.card
+    rows = [("description", card.get("description")), ("variables", _variables(prior.spec))]
+    rows += [(d, _dimension(prior.spec, d)) for d in prior.spec.dims]
+    rows += [("network", _network(prior)), ("interpolant", prior.interpolant)]
+    if card.get("normalization"):
+        rows.append(("normalisation", f"per {card['normalization']}"))
+    training = card.get("training")
+    if isinstance(training, dict):
+        rows += _training(training)
+    recommended = prior.settings.to_dict()
+    rows += [
+        ("settings", ", ".join(f"{k}={v}" for k, v in recommended.items())),
+        ("licence of the data", card.get("license")),
+        ("attribution", card.get("attribution")),
+        ("sha256", prior.sha256),
+    ]
+    return [(key, str(value)) for key, value in rows if value]
+
+
+def _variables(spec: StateSpec) -> str:
+    out = []
     for v in spec.variables:
         parts = [v.name]
         if v.standard_name:
@@ -24,58 +45,51 @@ def _rows(prior: Any) -> list[tuple[str, str]]:
             shown = ", ".join(f"{level:g}" for level in v.levels[:8])
             more = ", ..." if v.size > 8 else ""
             parts.append(f"on {v.level_dim} {shown}{more} {v.level_units or ''}".rstrip())
-        variables.append(" ".join(parts))
-    rows.append(("variables", "; ".join(variables)))
-    for d, periodic in zip(spec.dims, spec.periodic, strict=True):
-        values = spec.coords[d]
-        units = spec.coord_units.get(d)
-        wraps = ", periodic" if periodic else ""
-        rows.append(
-            (
-                d,
-                f"{values.size} points, {values[0]:g} to {values[-1]:g}"
-                f"{' ' + units if units else ''}{wraps}",
-            )
+        out.append(" ".join(parts))
+    return "; ".join(out)
+
+
+def _dimension(spec: StateSpec, dim: str) -> str:
+    values, units = spec.coords[dim], spec.coord_units.get(dim)
+    wraps = ", periodic" if spec.periodic[spec.dims.index(dim)] else ""
+    ends = f"{values[0]:g} to {values[-1]:g}{' ' + units if units else ''}"
+    return f"{values.size} points, {ends}{wraps}"
+
+
+def _network(prior: Any) -> str:
+    config, count = getattr(prior.network, "config", None), prior.parameter_count
+    size = f", {count:,} parameters" if count else ""
+    if not isinstance(config, UNetConfig):
+        return f"{type(prior.network).__name__}{size}"
+    widths = ", ".join(str(config.width * m) for m in config.multipliers)
+    fixed = f", {config.static_channels} static fields" if config.static_channels else ""
+    return f"U-Net, widths {widths}{size}{fixed}"
+
+
+def _training(training: dict[str, Any]) -> list[tuple[str, str | None]]:
+    """Rows of a training; a card of the user's own may say less than `train_prior` does."""
+
+    def states(count: str, period: str) -> str | None:
+        if not training.get(period) or not training.get(count):
+            return None
+        first, last = training[period]
+        return f"{training[count]:,} states, {first} to {last}"
+
+    rows = [
+        ("trained on", states("states", "period")),
+        ("validated on", states("validation_states", "validation_period")),
+    ]
+    if {"steps", "batch_size", "minutes", "device"} <= training.keys():
+        text = f"{training['steps']:,} steps of {training['batch_size']} states, "
+        rows.append(("training", f"{text}{training['minutes']:g} min on {training['device']}"))
+    losses = []
+    if training.get("loss") is not None:
+        losses.append(f"training {training['loss']:g}")
+    if training.get("validation_loss") is not None:
+        losses.append(
+            f"validation {training['validation_loss']:g} at step {training.get('best_step', 0):,}"
         )
-    config = getattr(prior.network, "config", None)
-    count = prior.parameter_count
-    if config is not None:
-        widths = ", ".join(str(config.width * m) for m in config.multipliers)
-        fixed = f", {config.static_channels} static fields" if config.static_channels else ""
-        rows.append(("network", f"U-Net, widths {widths}, {count:,} parameters{fixed}"))
-    else:
-        size = f", {count:,} parameters" if count else ""
-        rows.append(("network", f"{type(prior.network).__name__}{size}"))
-    rows.append(("interpolant", prior.interpolant))
-    if card.get("normalization"):
-        rows.append(("normalisation", f"per {card['normalization']}"))
-    training = card.get("training")
-    if training:
-        first, last = training["period"]
-        rows.append(("trained on", f"{training['states']:,} states, {first} to {last}"))
-        if training.get("validation_period"):
-            first, last = training["validation_period"]
-            states = training["validation_states"]
-            rows.append(("validated on", f"{states:,} states, {first} to {last}"))
-        rows.append(
-            (
-                "training",
-                f"{training['steps']:,} steps of {training['batch_size']} states, "
-                f"{training['minutes']:g} min on {training['device']}",
-            )
-        )
-        validated = training.get("validation_loss")
-        after = f", validation {validated:g} at step {training['best_step']:,}"
-        loss = f"training {training['loss']:g}{after if validated is not None else ''}"
-        rows.append(("loss", loss))
-    recommended = settings.to_dict()
-    rows.append(("settings", ", ".join(f"{k}={v}" for k, v in recommended.items())))
-    for key, label in (("license", "licence of the data"), ("attribution", "attribution")):
-        if card.get(key):
-            rows.append((label, str(card[key])))
-    if prior.sha256:
-        rows.append(("sha256", prior.sha256))
-    return rows
+    return [*rows, ("loss", ", ".join(losses))]
 
 
 def text(prior: Any) -> str:

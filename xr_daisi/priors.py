@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import copy
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from xr_daisi.errors import DaisiError, PriorError, problem
+from xr_daisi.errors import DaisiTypeError, PriorError, problem
 from xr_daisi.flow import (
     INTERPOLANTS,
     Flow,
@@ -19,36 +17,21 @@ from xr_daisi.flow import (
     velocity_from_epsilon,
     velocity_from_v,
 )
-from xr_daisi.networks import UNet, build_network
-from xr_daisi.prior_files import (
-    FORMAT,
-    FORMAT_VERSION,
-    damaged,
-    digest,
-    read_file,
-    write_file,
-)
+from xr_daisi.inference import Inference
+from xr_daisi.networks import UNet
+from xr_daisi.prior_contents import pack, unpack
+from xr_daisi.prior_files import digest, write_file
 from xr_daisi.prior_repr import html, text
+from xr_daisi.prior_statistics import statistic
 from xr_daisi.settings import Settings
 from xr_daisi.state import Normalization, StateSpec, spec_from_dataset
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
     import xarray as xr
 
 __all__ = ["FlowPrior"]
-
-_DERIVED = (
-    "format",
-    "format_version",
-    "state",
-    "transforms",
-    "network",
-    "interpolant",
-    "settings",
-    "sha256",
-)
-"""Entries of a card that follow from the prior itself."""
 
 
 class FlowPrior:
@@ -71,6 +54,13 @@ class FlowPrior:
         Name of the schedule.
     card : dict, optional
         What else is known: name, description, training, losses, licence, attribution.
+
+    Raises
+    ------
+    DaisiTypeError
+        For a network that cannot be called.
+    PriorError
+        For an unknown interpolant, or another than the network's.
     """
 
     def __init__(
@@ -83,9 +73,20 @@ class FlowPrior:
         interpolant: str = "linear",
         card: dict[str, Any] | None = None,
     ) -> None:
+        if not callable(network):
+            raise DaisiTypeError(
+                problem("network", type(network).__name__, "a callable velocity(x, t)")
+            )
+        known = ", ".join(sorted(INTERPOLANTS))
         if interpolant not in INTERPOLANTS:
+            raise PriorError(problem("interpolant", repr(interpolant), f"one of {known}"))
+        if isinstance(network, UNet) and network.config.interpolant != interpolant:
             raise PriorError(
-                problem("interpolant", repr(interpolant), f"one of {sorted(INTERPOLANTS)}")
+                problem(
+                    "interpolant",
+                    repr(interpolant),
+                    f"{network.config.interpolant!r}, its network's",
+                )
             )
         self.network = network
         self.spec = spec
@@ -121,8 +122,8 @@ class FlowPrior:
         template : xarray.Dataset
             One state: variables, levels, their order and the grid; its values do not matter.
         mean, std : float or xarray.Dataset
-            Normalisation: numbers, or Datasets with a value per variable, level or grid point, in
-            the template's units.
+            Normalisation: numbers in the template's units, or Datasets with a value per variable,
+            level or grid point, in the units they name, else the template's.
         periodic : sequence of str
             Periodic space dimensions.
         interpolant : str
@@ -138,7 +139,9 @@ class FlowPrior:
         Raises
         ------
         StateError, PriorError
-            For a template or a normalisation that does not fit.
+            For a template, normalisation or interpolant that does not fit.
+        DaisiTypeError
+            For a velocity that cannot be called, or statistics of another type.
 
         Examples
         --------
@@ -150,13 +153,13 @@ class FlowPrior:
         >>> xr_daisi.FlowPrior.from_velocity(gaussian, template).spec.shape
         (1, 8, 8)
         """
-        spec = spec_from_dataset(template, periodic=tuple(periodic))
+        wraps = (periodic,) if isinstance(periodic, str) else tuple(periodic)
+        spec = spec_from_dataset(template, periodic=wraps)
         normalization = Normalization(
-            _statistic(mean, spec, "mean"), _statistic(std, spec, "std")
+            statistic(mean, spec, "mean", difference=False),
+            statistic(std, spec, "std", difference=True),
         )
-        return cls(
-            velocity, spec, normalization, interpolant=interpolant, card={"name": name}
-        )
+        return cls(velocity, spec, normalization, interpolant=interpolant, card={"name": name})
 
     @classmethod
     def from_denoiser(
@@ -184,8 +187,9 @@ class FlowPrior:
         schedule : str
             ``"edm"``, ``"epsilon"`` or ``"v"``.
         **options
-            For the schedule: ``sigma_min``, ``sigma_max`` (edm); ``alpha_bar`` and more (epsilon, v):
-            see `xr_daisi.flow.velocity_from_edm`, ``velocity_from_epsilon``, ``velocity_from_v``.
+            For the schedule: ``sigma_min``, ``sigma_max`` (edm); ``alpha_bar`` and more
+            (epsilon, v): see `xr_daisi.flow.velocity_from_edm`, ``velocity_from_epsilon``,
+            ``velocity_from_v``.
 
         Returns
         -------
@@ -203,7 +207,8 @@ class FlowPrior:
             "v": velocity_from_v,
         }
         if schedule not in converters:
-            raise PriorError(problem("schedule", repr(schedule), f"one of {sorted(converters)}"))
+            known = ", ".join(map(repr, converters))
+            raise PriorError(problem("schedule", repr(schedule), f"one of {known}"))
         velocity = converters[schedule](denoiser, **options)
         return cls.from_velocity(
             velocity, template, mean=mean, std=std, periodic=periodic, name=name
@@ -226,7 +231,7 @@ class FlowPrior:
         if self._sha256 is None:
             if not isinstance(self.network, UNet):
                 return None
-            self._sha256 = digest(*self._contents())
+            self._sha256 = digest(*pack(self))
         return self._sha256
 
     def with_settings(self, **settings: Any) -> FlowPrior:
@@ -246,6 +251,7 @@ class FlowPrior:
         other = copy.copy(self)
         other.card = copy.deepcopy(self.card)
         other.settings = self.settings.updated(settings)
+        other._flows = self._flows  # one network on a device serves both
         return other
 
     def flow(self, device: torch.device, dtype: torch.dtype) -> Flow:
@@ -266,12 +272,9 @@ class FlowPrior:
         """
         key = (str(device), str(dtype))
         if key not in self._flows:
-            network: Any = self.network
+            network = self.network
             if isinstance(network, nn.Module):
-                target = torch.float32 if dtype == torch.bfloat16 else dtype
-                if _needs_copy(network, device, target):
-                    network = copy.deepcopy(network).to(device=device, dtype=target)
-                network = _Inference(network, device, autocast=dtype == torch.bfloat16)
+                network = Inference(network, device, dtype)
             self._flows[key] = Flow(network, INTERPOLANTS[self.interpolant])
         return self._flows[key]
 
@@ -302,6 +305,8 @@ class FlowPrior:
             If the network is not one of this package's, or a setting cannot be written.
         FileExistsError
             If the file exists and `overwrite` is False.
+        OSError
+            If it cannot be written; nothing is left of it then.
         """
         if callable(self.settings.strength):
             raise PriorError(
@@ -313,7 +318,7 @@ class FlowPrior:
                     "assimilate",
                 )
             )
-        write_file(path, *self._contents(), self.settings.to_dict(), overwrite=overwrite)
+        write_file(path, *pack(self), self.settings.to_dict(), overwrite=overwrite)
 
     @classmethod
     def load(cls, path: str | Path) -> FlowPrior:
@@ -329,133 +334,20 @@ class FlowPrior:
         PriorError
             If the file is damaged, foreign or of a newer format.
         """
-        tensors, card, settings, sha256 = read_file(Path(path))
-        try:
-            weights = {
-                k.removeprefix("network."): v
-                for k, v in tensors.items()
-                if k.startswith("network.")
-            }
-            static = weights["static"]
-            network = build_network(card["network"], static if static.numel() else None)
-            network.load_state_dict(weights)
-            prior = cls(
-                network.eval().requires_grad_(False),
-                StateSpec.from_dict(card["state"]),
-                Normalization(
-                    tensors["normalization.mean"].numpy().astype(float),
-                    tensors["normalization.std"].numpy().astype(float),
-                    tuple(card["transforms"]),
-                ),
-                settings=Settings().updated(settings),
-                interpolant=card["interpolant"],
-                card={k: v for k, v in card.items() if k not in _DERIVED},
-            )
-        except DaisiError:
-            raise
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise damaged(Path(path), f"a card that does not fit its weights ({error})") from error
-        prior._sha256 = sha256
+        contents = unpack(Path(path))
+        prior = cls(
+            contents.network,
+            contents.spec,
+            contents.normalization,
+            settings=contents.settings,
+            interpolant=contents.interpolant,
+            card=contents.card,
+        )
+        prior._sha256 = contents.sha256
         return prior
-
-    def _contents(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return tensors and card as a file holds them."""
-        network = self.network
-        if not isinstance(network, UNet):
-            raise PriorError(
-                problem(
-                    f"prior {self.name!r}",
-                    f"a network of type {type(network).__name__}",
-                    "one of this package's",
-                    "only priors with a known network can be saved; keep the code that wraps "
-                    "yours and call from_velocity or from_denoiser again",
-                )
-            )
-        tensors = {f"network.{k}": v.detach().cpu() for k, v in network.state_dict().items()}
-        tensors["normalization.mean"] = torch.from_numpy(np.array(self.normalization.mean))
-        tensors["normalization.std"] = torch.from_numpy(np.array(self.normalization.std))
-        card = {
-            **{k: v for k, v in self.card.items() if k not in _DERIVED},
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "state": self.spec.to_dict(),
-            "transforms": list(self.normalization.transforms),
-            "network": network.config.to_dict(),
-            "interpolant": self.interpolant,
-        }
-        # Views of one storage (a broadcast mean) are written out in full.
-        return {k: v.clone().contiguous() for k, v in tensors.items()}, card
 
     def __repr__(self) -> str:
         return text(self)
 
     def _repr_html_(self) -> str:
         return html(self)
-
-
-class _Inference:
-    """A network for sampling: no parameter gradients, evaluation mode, autocast when asked."""
-
-    def __init__(self, network: nn.Module, device: torch.device, *, autocast: bool) -> None:
-        self.network = network.eval().requires_grad_(False)
-        self.device_type = device.type
-        self.autocast = autocast
-
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        context = (
-            torch.autocast(self.device_type, torch.bfloat16) if self.autocast else nullcontext()
-        )
-        with context:
-            out: Tensor = self.network(x, t)
-        return out
-
-
-def _needs_copy(network: nn.Module, device: torch.device, dtype: torch.dtype) -> bool:
-    tensors = [*network.parameters(), *network.buffers()]
-    return (
-        network.training
-        or any(p.requires_grad for p in network.parameters())
-        or any(p.device != device or (p.is_floating_point() and p.dtype != dtype) for p in tensors)
-    )
-
-
-def _statistic(value: float | xr.Dataset, spec: StateSpec, what: str) -> np.ndarray:
-    """Bring a number or Dataset of statistics to ``(channel, 1, ...)`` or ``(channel, *space)``."""
-    ones = (1,) * len(spec.dims)
-    if isinstance(value, (int, float, np.number)):
-        return np.full((spec.channels, *ones), float(value))
-    parts = []
-    for v in spec.variables:
-        if v.name not in value:
-            raise PriorError(
-                problem(
-                    what, f"variables {', '.join(map(str, value.data_vars))}", f"{v.name!r} too"
-                )
-            )
-        da = value[v.name]
-        extra = set(da.dims) - {v.level_dim, *spec.dims}
-        if extra or (set(spec.dims) & set(da.dims) and not set(spec.dims) <= set(da.dims)):
-            raise PriorError(
-                problem(
-                    f"{what} of {v.name!r}",
-                    f"dimensions {tuple(da.dims)}",
-                    f"none, level, or level and {spec.dims}",
-                    "reduce over the other dimensions",
-                )
-            )
-        if v.level_dim in da.dims and v.level_dim in da.coords:
-            da = da.sel({v.level_dim: list(v.levels or ())})
-        per_point = bool(set(spec.dims) & set(da.dims))
-        order = [d for d in (v.level_dim, *spec.dims) if d in da.dims]
-        values = da.transpose(*order).to_numpy().astype(float)
-        if v.level_dim is None or v.level_dim not in da.dims:
-            values = np.broadcast_to(values, (v.size, *values.shape))
-        values = values if per_point else values.reshape(v.size, *ones)
-        if per_point and values.shape[1:] != spec.space_shape:
-            raise PriorError(
-                problem(f"{what} of {v.name!r}", f"shape {values.shape}", f"{spec.space_shape}")
-            )
-        parts.append(np.broadcast_to(values, (v.size, *values.shape[1:])))
-    if len({p.shape[1:] for p in parts}) > 1:
-        parts = [np.broadcast_to(p, (p.shape[0], *spec.space_shape)) for p in parts]
-    return np.concatenate(parts)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ftplib
 from importlib import resources
 from pathlib import Path
 from urllib.parse import urlparse
 
-from xr_daisi.errors import PriorError, problem
+from xr_daisi.errors import DaisiTypeError, PriorError, problem
 from xr_daisi.priors import FlowPrior
 
 __all__ = ["load_prior", "register_prior", "registered_priors"]
@@ -24,7 +25,8 @@ def load_prior(source: str | Path, *, sha256: str | None = None) -> FlowPrior:
     source : str or Path
         A ``.safetensors`` file, an http(s) or ftp URL, or a name such as ``"sqg64"``.
     sha256 : str, optional
-        Expected sha256 of a downloaded file; a URL without one is taken on trust.
+        Expected `FlowPrior.sha256`, as a card and the attributes of an analysis show it. Without
+        it, what a URL holds is taken on trust; it is downloaded once and then kept on disk.
 
     Returns
     -------
@@ -34,7 +36,8 @@ def load_prior(source: str | Path, *, sha256: str | None = None) -> FlowPrior:
     Raises
     ------
     PriorError
-        If the source is unknown, or the file is damaged, foreign or of a newer format.
+        If the source is unknown, the file is damaged, foreign or of a newer format, or it is
+        another prior than `sha256` says.
 
     Examples
     --------
@@ -44,37 +47,51 @@ def load_prior(source: str | Path, *, sha256: str | None = None) -> FlowPrior:
     """
     text = str(source)
     if text in _REGISTERED or text in _SHIPPED:
-        return _registered(text)
-    if urlparse(text).scheme in ("http", "https", "ftp"):
-        return FlowPrior.load(_download(text, sha256))
-    path = Path(source)
+        prior = _registered(text)
+    elif urlparse(text).scheme in ("http", "https", "ftp"):
+        prior = _downloaded(text, sha256)
+    else:
+        prior = _from_file(Path(source).expanduser())
+    _check(prior, text, sha256)
+    return prior
+
+
+def _check(prior: FlowPrior, source: str, sha256: str | None) -> None:
+    if sha256 is not None and prior.sha256 != sha256.lower():
+        raise PriorError(
+            problem(f"prior {source}", f"sha256 {prior.sha256}", sha256, "check the source")
+        )
+
+
+def _from_file(path: Path) -> FlowPrior:
     if not path.is_file():
-        names = ", ".join(registered_priors())
         raise PriorError(
             problem(
                 "prior",
-                f"no file {text!r}" if not path.is_dir() else f"a directory, {text!r}",
+                f"a directory, '{path}'" if path.is_dir() else f"no file '{path}'",
                 "a .safetensors file, a URL or a registered name",
-                f"registered are: {names}",
+                f"registered are: {', '.join(registered_priors())}",
             )
         )
     return FlowPrior.load(path)
 
 
-def _download(url: str, sha256: str | None) -> Path:
-    import pooch
+def _downloaded(url: str, sha256: str | None) -> FlowPrior:
+    import pooch  # type: ignore[import-untyped]
 
     try:
-        return Path(pooch.retrieve(url, known_hash=f"sha256:{sha256}" if sha256 else None))
-    except ValueError as error:
-        raise PriorError(
-            problem("prior", f"another file at {url}", f"sha256 {sha256}", "check the source")
-        ) from error
-    except OSError as error:
+        path = Path(pooch.retrieve(url, known_hash=None, path=pooch.os_cache("xr_daisi")))
+    except (OSError, EOFError, ValueError, ftplib.Error) as error:
         raise PriorError(
             problem("prior", f"no download of {url} ({error})", "a file", "check the address")
         ) from error
-
+    try:
+        prior = FlowPrior.load(path)
+        _check(prior, url, sha256)
+    except PriorError:
+        path.unlink(missing_ok=True)  # the next call downloads again, perhaps something better
+        raise
+    return prior
 
 
 def registered_priors() -> list[str]:
@@ -95,11 +112,18 @@ def register_prior(name: str, prior: FlowPrior | str | Path) -> None:
     Raises
     ------
     PriorError
-        If the name is taken by a shipped prior.
+        If the name is empty or taken by a shipped prior.
+    DaisiTypeError
+        If `prior` is of another type.
     """
-    if name in _SHIPPED:
+    if name in _SHIPPED or not name:
         raise PriorError(problem("name", repr(name), "one that is not shipped", "choose another"))
-    _REGISTERED[name] = prior if isinstance(prior, FlowPrior) else Path(prior)
+    if isinstance(prior, FlowPrior):
+        _REGISTERED[name] = prior
+    elif isinstance(prior, (str, Path)):
+        _REGISTERED[name] = Path(prior).expanduser().absolute()
+    else:
+        raise DaisiTypeError(problem("prior", type(prior).__name__, "a FlowPrior or its file"))
     _LOADED.pop(name, None)
 
 
@@ -108,11 +132,10 @@ def _registered(name: str) -> FlowPrior:
     if isinstance(entry, FlowPrior):
         return entry
     if name not in _LOADED:
-        if entry is None:
-            with resources.as_file(
-                resources.files("xr_daisi") / "data" / f"{name}.safetensors"
-            ) as path:
-                _LOADED[name] = FlowPrior.load(path)
+        if entry is not None:
+            _LOADED[name] = _from_file(entry)
         else:
-            _LOADED[name] = FlowPrior.load(entry)
+            shipped = resources.files("xr_daisi") / "data" / f"{name}.safetensors"
+            with resources.as_file(shipped) as path:
+                _LOADED[name] = FlowPrior.load(path)
     return _LOADED[name]

@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from xr_daisi.errors import SettingsError, StateError, problem, raise_problems
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -88,6 +90,15 @@ class SQGParameters:
     gravity: float = 9.8
     advection_factor: float = 2.25
 
+    def __post_init__(self) -> None:
+        problems = []
+        if self.n < 4 or self.n % 2:
+            problems.append(problem("n", repr(self.n), "an even number of points, at least 4"))
+        for name in ("length", "depth", "coriolis", "buoyancy_frequency_squared", "time_step"):
+            if not getattr(self, name) > 0:
+                problems.append(problem(name, repr(getattr(self, name)), "a positive number"))
+        raise_problems(SettingsError, problems)
+
     @property
     def kelvin(self) -> float:
         """Kelvin per model unit, ``f theta0 / g``."""
@@ -125,7 +136,7 @@ class SQG:
         self.device, self.dtype = torch.device(device), dtype
         n = p.n
         wavenumber = 2.0 * math.pi / p.length
-        # Real FFT along x (last axis): kx >= 0; ky in the usual FFT order. Double precision here, once.
+        # Real FFT along x (last axis): kx >= 0; ky in the usual FFT order. Once, so in float64.
         kx = torch.arange(n // 2 + 1, dtype=torch.float64) * wavenumber
         ky = torch.fft.fftfreq(n, d=1.0 / n, dtype=torch.float64) * wavenumber
         total = torch.sqrt(kx[None, :] ** 2 + ky[:, None] ** 2)
@@ -151,7 +162,7 @@ class SQG:
     # -- state in and out -------------------------------------------------------------------------
 
     def _equilibrium_jet(self) -> Tensor:
-        """Return the equilibrium temperature in model units, ``(2, n, n)``, equal at both levels."""
+        """Return the equilibrium in model units, ``(2, n, n)``, equal at both levels."""
         p = self.parameters
         wavenumber = 2.0 * math.pi / p.length
         mu = wavenumber * math.sqrt(p.buoyancy_frequency_squared) * p.depth / p.coriolis
@@ -185,17 +196,22 @@ class SQG:
         return (state * self.parameters.kelvin).to(device=self.device, dtype=self.dtype)
 
     def _to_spectral(self, theta: Tensor) -> Tensor:
+        n = self.parameters.n
+        if theta.ndim < 3 or theta.shape[-3:] != (2, n, n):
+            raise StateError(problem("theta", f"shape {tuple(theta.shape)}", f"(..., 2, {n}, {n})"))
         theta = theta.to(device=self.device, dtype=self.dtype)
-        return torch.fft.rfft2(theta / self.parameters.kelvin)
+        spectral: Tensor = torch.fft.rfft2(theta / self.parameters.kelvin)
+        return spectral
 
     def _to_kelvin(self, spectral: Tensor) -> Tensor:
         n = self.parameters.n
-        return torch.fft.irfft2(spectral, s=(n, n)) * self.parameters.kelvin
+        theta: Tensor = torch.fft.irfft2(spectral, s=(n, n)) * self.parameters.kelvin
+        return theta
 
     # -- dynamics ---------------------------------------------------------------------------------
 
     def streamfunction(self, spectral: Tensor) -> Tensor:
-        """Return the spectral streamfunction of a spectral temperature, ``(..., 2, n, n // 2 + 1)``.
+        """Return the streamfunction of a temperature, both spectral, ``(..., 2, n, n // 2 + 1)``.
 
         Solves the vertical boundary value problem of zero interior potential vorticity
         (Tulloch and Smith 2009, eq. 6).
@@ -217,14 +233,15 @@ class SQG:
         padded = spectral.new_zeros((*spectral.shape[:-2], fine, fine // 2 + 1))
         padded[..., :half, : half + 1] = spectral[..., :half, :]
         padded[..., fine - half + 1 :, : half + 1] = spectral[..., half + 1 :, :]
-        return torch.fft.irfft2(padded, s=(fine, fine)) * 2.25
+        field: Tensor = torch.fft.irfft2(padded, s=(fine, fine)) * 2.25
+        return field
 
     def _to_coarse_spectral(self, field: Tensor) -> Tensor:
         n = self.parameters.n
         half = n // 2
         fine = 3 * n // 2
         full = torch.fft.rfft2(field) / 2.25
-        out = full.new_zeros((*field.shape[:-2], n, half + 1))
+        out: Tensor = full.new_zeros((*field.shape[:-2], n, half + 1))
         out[..., :half, :] = full[..., :half, : half + 1]
         out[..., half + 1 :, :] = full[..., fine - half + 1 :, : half + 1]
         out[..., :, half] = 0.0  # the Nyquist wavenumber has no well-defined derivative
@@ -238,7 +255,7 @@ class SQG:
         u, v, gradient_x, gradient_y = self._to_fine_grid(fields)
         advection = self._to_coarse_spectral(u * gradient_x + v * gradient_y)
         relaxation = (self._equilibrium - spectral) / (p.relaxation_days * 86400.0)
-        tendency = relaxation - p.advection_factor * advection
+        tendency: Tensor = relaxation - p.advection_factor * advection
         if p.ekman:
             friction = p.ekman * self._k2 * psi[..., 0, :, :]
             tendency[..., 0, :, :] = tendency[..., 0, :, :] + friction
@@ -250,16 +267,16 @@ class SQG:
         k2 = self._tendency(spectral + 0.5 * dt * k1)
         k3 = self._tendency(spectral + 0.5 * dt * k2)
         k4 = self._tendency(spectral + dt * k3)
-        return self._diffusion * (spectral + (dt / 6.0) * (k1 + 2.0 * k2 + 2.0 * k3 + k4))
+        out: Tensor = self._diffusion * (spectral + (dt / 6.0) * (k1 + 2.0 * k2 + 2.0 * k3 + k4))
+        return out
 
     def _steps(self, hours: float) -> int:
         exact = hours * 3600.0 / self.parameters.time_step
         steps = round(exact)
         if steps < 0 or abs(exact - steps) > 1e-6:
             minutes = self.parameters.time_step / 60.0
-            raise ValueError(
-                f"hours: found {hours}, expected a non-negative multiple of the model's time step "
-                f"({minutes:g} minutes)"
+            raise SettingsError(
+                problem("hours", f"{hours}", f"a non-negative multiple of {minutes:g} minutes")
             )
         return steps
 
@@ -280,8 +297,10 @@ class SQG:
 
         Raises
         ------
-        ValueError
+        SettingsError
             If `hours` is negative or not a multiple of the time step.
+        StateError
+            If `theta` has another shape.
         """
         with torch.no_grad():
             spectral = self._to_spectral(theta)
@@ -305,6 +324,11 @@ class SQG:
         ------
         Tensor
             State in K, the shape of `theta`.
+
+        Raises
+        ------
+        SettingsError, StateError
+            As for `advance`.
         """
         steps = self._steps(hours)
         with torch.no_grad():
@@ -333,17 +357,25 @@ def to_dataset(
     times : ndarray of datetime64, optional
         Coordinate of a dimension called ``time``.
     parameters : SQGParameters, optional
-        Gives the extent of the domain.
+        Gives the extent of the domain; the default one when None.
 
     Returns
     -------
     xarray.Dataset
         One variable ``theta`` (K) on ``(*dims, level, y, x)``; `y` and `x` in km, `level` in m.
+
+    Raises
+    ------
+    StateError
+        If the shape is not that of `dims`, two levels and the grid.
     """
     import xarray as xr
 
-    p = parameters or SQGParameters()
     values = theta.detach().cpu().numpy() if isinstance(theta, torch.Tensor) else np.asarray(theta)
+    p = parameters or SQGParameters(n=values.shape[-1])
+    if values.ndim != len(dims) + 3 or values.shape[-3:] != (2, p.n, p.n):
+        expected = f"({', '.join(dims)}, 2, {p.n}, {p.n})"
+        raise StateError(problem("theta", f"shape {values.shape}", expected, "see dims="))
     axis = np.arange(p.n) * (p.length / p.n / 1000.0)
     coords: dict[str, object] = {
         "level": (

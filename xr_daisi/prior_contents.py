@@ -1,0 +1,134 @@
+"""What a prior file holds, and the parts of a prior from what it holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from xr_daisi.errors import PriorError, problem
+from xr_daisi.networks import UNet, build_network
+from xr_daisi.prior_files import FORMAT, FORMAT_VERSION, damaged, read_file
+from xr_daisi.settings import Settings
+from xr_daisi.state import Normalization, StateSpec
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+__all__ = ["Contents", "pack", "unpack"]
+
+_DERIVED = (
+    "format",
+    "format_version",
+    "state",
+    "transforms",
+    "network",
+    "interpolant",
+    "settings",
+    "sha256",
+)
+"""Entries of a card that follow from the prior itself."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The parts of a prior that a file holds; see `xr_daisi.FlowPrior`."""
+
+    network: UNet
+    spec: StateSpec
+    normalization: Normalization
+    settings: Settings
+    interpolant: str
+    card: dict[str, Any]
+    sha256: str
+
+
+def pack(prior: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return tensors and card of a prior as a file holds them.
+
+    Parameters
+    ----------
+    prior : FlowPrior
+        The prior.
+
+    Returns
+    -------
+    tensors : dict of str to Tensor
+        Weights and normalisation, on the CPU, none sharing memory.
+    card : dict
+        Plain JSON types, settings apart.
+
+    Raises
+    ------
+    PriorError
+        If the network is not one of this package's.
+    """
+    network = prior.network
+    if not isinstance(network, UNet):
+        raise PriorError(
+            problem(
+                f"prior {prior.name!r}",
+                f"a network of type {type(network).__name__}",
+                "one of this package's",
+                "only priors with a known network can be saved; keep the code that wraps yours "
+                "and call from_velocity or from_denoiser again",
+            )
+        )
+    tensors = {f"network.{k}": v.detach().cpu() for k, v in network.state_dict().items()}
+    for name in ("mean", "std"):
+        values = np.array(getattr(prior.normalization, name), dtype=np.float64)
+        tensors[f"normalization.{name}"] = torch.from_numpy(values)
+    card = {
+        **{k: v for k, v in prior.card.items() if k not in _DERIVED},
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "state": prior.spec.to_dict(),
+        "transforms": list(prior.normalization.transforms),
+        "network": network.config.to_dict(),
+        "interpolant": prior.interpolant,
+    }
+    # Views of one storage (a broadcast mean) are written out in full.
+    return {k: v.clone().contiguous() for k, v in tensors.items()}, card
+
+
+def unpack(path: Path) -> Contents:
+    """Read a file and build the parts of the prior in it.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Raises
+    ------
+    PriorError
+        If it is damaged, foreign or of a newer format.
+    """
+    tensors, card, settings, sha256 = read_file(path)
+    try:
+        weights = {
+            k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")
+        }
+        static = weights["static"]
+        network = build_network(card["network"], static if static.numel() else None)
+        network.load_state_dict(weights)
+        return Contents(
+            network=network.eval().requires_grad_(False),
+            spec=StateSpec.from_dict(card["state"]),
+            normalization=Normalization(
+                tensors["normalization.mean"].numpy(),
+                tensors["normalization.std"].numpy(),
+                tuple(card["transforms"]),
+            ),
+            settings=Settings().updated(settings),
+            interpolant=card["interpolant"],
+            card={k: v for k, v in card.items() if k not in _DERIVED},
+            sha256=sha256,
+        )
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise damaged(path, f"a card that cannot be used ({reason})") from error
