@@ -7,11 +7,13 @@ ones become a graph with one task per chunk of members and times.
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack, overload
 
 import numpy as np
+import xarray as xr
 
 from xr_daisi.blocks import Work, run_eager, run_lazy
+from xr_daisi.dimensions import other_valid_time, time_coordinate
 from xr_daisi.engine import Engine
 from xr_daisi.errors import DaisiTypeError, SettingsError, problem
 from xr_daisi.estimate import AnalysisPlan, make_plan
@@ -19,19 +21,43 @@ from xr_daisi.labels import analysis_attributes, latent_dataset, sample_dataset
 from xr_daisi.layout import layout_of
 from xr_daisi.observations import match_observations
 from xr_daisi.prior_choice import choose_prior
+from xr_daisi.user_warnings import warn_user
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
-
-    import xarray as xr
 
     from xr_daisi.observation_sources import ObservationErrors, OperatorSettings
     from xr_daisi.observation_times import TimeTolerance
     from xr_daisi.priors import FlowPrior
-    from xr_daisi.settings import Guidance, GuidanceSolver, Solver
+    from xr_daisi.settings import Guidance, GuidanceSolver, Settings, Solver
 
 __all__ = ["assimilate", "invert", "sample"]
+
+
+class AssimilateKeywords(TypedDict, total=False):
+    """The keywords of `assimilate` but `dry_run`, for type checkers."""
+
+    t_min: float | None
+    steps: int | tuple[int, int] | None
+    solver: Solver | None
+    noise: float | None
+    inverse_noise: float | None
+    corrector_steps: int | None
+    guidance: Guidance | None
+    guidance_solver: GuidanceSolver | None
+    guidance_iterations: int | None
+    strength: float | Callable[[float], float] | None
+    operator: OperatorSettings | None
+    obs_error: ObservationErrors | None
+    time_tolerance: TimeTolerance | None
+    background_check: float | None
+    method: str
+    seed: int
+    device: str
+    dtype: str
+    batch: int | Literal["auto"]
+    progress: bool | None
 
 
 @overload
@@ -41,7 +67,7 @@ def assimilate(
     prior: FlowPrior | str | Path | None = None,
     *,
     dry_run: Literal[True],
-    **settings: Any,
+    **keywords: Unpack[AssimilateKeywords],
 ) -> AnalysisPlan: ...
 @overload
 def assimilate(
@@ -50,8 +76,17 @@ def assimilate(
     prior: FlowPrior | str | Path | None = None,
     *,
     dry_run: Literal[False] = False,
-    **settings: Any,
+    **keywords: Unpack[AssimilateKeywords],
 ) -> xr.Dataset: ...
+@overload
+def assimilate(
+    forecast: xr.Dataset,
+    obs: xr.Dataset | Sequence[xr.Dataset],
+    prior: FlowPrior | str | Path | None = None,
+    *,
+    dry_run: bool,
+    **keywords: Unpack[AssimilateKeywords],
+) -> xr.Dataset | AnalysisPlan: ...
 def assimilate(
     forecast: xr.Dataset,
     obs: xr.Dataset | Sequence[xr.Dataset],
@@ -142,14 +177,16 @@ def assimilate(
     progress : bool, optional
         Show a bar on eager work; when None, in a terminal or notebook.
     dry_run : bool
-        Do nothing but say what would be done, see `AnalysisPlan`.
+        Do nothing but say what would be done, see `AnalysisPlan`; printing that times the network.
 
     Returns
     -------
     xarray.Dataset or AnalysisPlan
         The analysis: the forecast's dimensions, order, coordinates, dtypes and attributes, plus
-        what is needed to repeat it. Lazy where the forecast is. A time without usable observations
-        is the forecast, exactly. Variables that are no part of the prior come back as they were.
+        what is needed to repeat it: ``daisi_prior``, ``daisi_prior_sha256``, ``daisi_seed``,
+        ``daisi_versions``, and in ``daisi_settings`` the keywords as JSON. Lazy where the forecast
+        or the observations are. A time without usable observations is the forecast, exactly.
+        Variables that are no part of the prior come back as they were.
 
     Raises
     ------
@@ -189,6 +226,7 @@ def assimilate(
     }
     settings = prior.settings.updated(given)
     layout = layout_of(forecast, prior.spec)
+    engine = _engine(prior, settings, seed, device, dtype, batch)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         plan = match_observations(
@@ -199,20 +237,33 @@ def assimilate(
             obs_error=obs_error,
             time_tolerance=time_tolerance,
         )
-    for one in caught:  # again from here, so that they point at the user's line
-        warnings.warn(one.message, stacklevel=2)
-    engine = Engine(prior, settings, int(seed), str(device), str(dtype), _batch(batch))
+    for one in caught:  # again, so that they point at the user's line
+        warn_user(one.message)
+    time = time_coordinate(forecast, layout.dims.time)
+    valid = other_valid_time(forecast, time) if time else None
+    if valid:
+        text = f"times of {time!r}, the start of the forecast, and others of {valid!r}"
+        remedy = (
+            f"to match observations with these: forecast.assign_coords({time}=forecast.{valid})"
+        )
+        warn_user(problem("forecast", text, f"one, {time!r} is taken", remedy))
     if dry_run:
         return make_plan(forecast, layout, plan, engine)
     work = Work(engine, layout, background_check)
     states = layout.stack(forecast)
-    if hasattr(states, "dask") or plan.is_lazy:
+    if not isinstance(states, np.ndarray) or plan.is_lazy:
         analysed = run_lazy(states, plan, work)
     else:
         analysed = run_eager(states, plan, work, progress=progress)
     analysis = layout.unstack(analysed, forecast)
     analysis.attrs = analysis_attributes(
-        forecast, engine, plan, operator=operator, obs_error=obs_error, background_check=background_check
+        forecast,
+        engine,
+        plan,
+        operator=operator,
+        obs_error=obs_error,
+        time_tolerance=time_tolerance,
+        background_check=background_check,
     )
     return analysis
 
@@ -258,13 +309,13 @@ def invert(
     given = {"t_min": t_min, "steps": steps, "solver": solver, "inverse_noise": inverse_noise}
     settings = prior.settings.updated(given)
     layout = layout_of(forecast, prior.spec)
-    engine = Engine(prior, settings, int(seed), str(device), str(dtype), _batch(batch))
+    engine = _engine(prior, settings, seed, device, dtype, batch)
     work = Work(engine, layout, None)
     states = layout.stack(forecast)
-    if hasattr(states, "dask"):
-        latent = run_lazy(states, None, work)
-    else:
+    if isinstance(states, np.ndarray):
         latent = run_eager(states, None, work, progress=progress)
+    else:
+        latent = run_lazy(states, None, work)
     return latent_dataset(layout.unstack(latent, forecast), forecast, layout, engine)
 
 
@@ -304,33 +355,38 @@ def sample(
     PriorError, SettingsError
         Where there is no prior, or a setting is out of range.
     """
-    if template is None and prior is None:
-        raise SettingsError(problem("prior", "none", "a prior or a template"))
-    if template is not None:
-        _check_dataset(template, "template")
-        prior = choose_prior(template, prior)
-    else:
-        import xarray as xr
-
-        prior = choose_prior(xr.Dataset(), prior)
-    if isinstance(members, bool) or not hasattr(members, "__index__") or members < 1:
+    if template is None:
+        template = xr.Dataset()
+    _check_dataset(template, "template")
+    prior = choose_prior(template, prior)
+    if _integer("members", members) < 1:
         raise SettingsError(problem("members", repr(members), "a positive integer"))
     settings = prior.settings.updated({"steps": steps, "solver": solver, "noise": noise})
-    engine = Engine(prior, settings, int(seed), str(device), str(dtype), _batch(batch))
+    engine = _engine(prior, settings, seed, device, dtype, batch)
     return sample_dataset(engine.sample(members), engine)
 
 
 def _check_dataset(ds: object, what: str) -> None:
-    import xarray as xr
-
     if not isinstance(ds, xr.Dataset):
         remedy = "use .to_dataset(name=...)" if isinstance(ds, xr.DataArray) else ""
         raise DaisiTypeError(problem(what, type(ds).__name__, "an xarray.Dataset", remedy))
 
 
-def _batch(batch: int | Literal["auto"]) -> int | None:
-    if isinstance(batch, str):
-        if batch != "auto":
-            raise SettingsError(problem("batch", repr(batch), "a positive integer, or 'auto'"))
-        return None
-    return int(np.asarray(batch).item())
+def _engine(
+    prior: FlowPrior,
+    settings: Settings,
+    seed: int,
+    device: str,
+    dtype: str,
+    batch: int | Literal["auto"],
+) -> Engine:
+    members = None if batch == "auto" else _integer("batch", batch, "a positive integer, or 'auto'")
+    number = _integer("seed", seed)
+    # Torch's own dtypes and devices are as good as their names.
+    return Engine(prior, settings, number, str(device), str(dtype).removeprefix("torch."), members)
+
+
+def _integer(name: str, value: object, expected: str = "an integer") -> int:
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        return int(value)
+    raise SettingsError(problem(name, repr(value), expected))

@@ -14,6 +14,7 @@ import torch
 
 from xr_daisi.errors import StateError, problem
 from xr_daisi.progress import progress_bar
+from xr_daisi.transforms import TRANSFORMS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from xr_daisi.layout import Layout
     from xr_daisi.observations import ObservationBatch, ObservationPlan
 
-__all__ = ["Work", "run_eager", "run_lazy"]
+__all__ = ["Work", "far_from_ensemble", "run_eager", "run_lazy"]
 
 
 @dataclass(frozen=True)
@@ -54,47 +55,75 @@ class Work:
         return converted
 
     def check(self, block: np.ndarray, first_time: int, first_member: int) -> None:
-        """Raise where a forecast is not finite, saying where."""
-        finite = np.isfinite(block)
-        if finite.all():
-            return
-        bad = np.argwhere(~finite)
-        time, member, channel, *place = (int(i) for i in bad[0])
-        spec = self.layout.spec
-        name, level = "", ""
-        for v in spec.variables:
-            part = spec.channel_slice(v.name)
-            if part.start <= channel < part.stop:
-                name = v.name
-                if v.levels is not None:
-                    level = f", {v.level_dim}={v.levels[channel - part.start]:g}"
-        where = ", ".join(
-            f"{d}={spec.coords[d][i]:g}" for d, i in zip(spec.dims, place, strict=True)
-        )
-        label = self.layout.time_label(first_time + time)
-        at = f"time {label}, " if label else ""
-        raise StateError(
-            problem(
-                f"forecast variable {name!r}",
-                f"{len(bad)} values that are not finite, first at {at}member "
-                f"{first_member + member}{level}, {where}",
-                "finite values",
-                "fill them or leave out the member or time, e.g. forecast.dropna('member')",
-            )
-        )
+        """Raise where a forecast is not finite or below what the prior's transform takes.
 
-    def filtered(
-        self, members: np.ndarray, observations: ObservationBatch
-    ) -> ObservationBatch:
+        Parameters
+        ----------
+        block : ndarray
+            ``(time, member, channel, *space)`` in the forecast's units.
+        first_time, first_member : int
+            Where the block begins in the whole forecast.
+
+        Raises
+        ------
+        StateError
+            Saying where the first bad value stands.
+        """
+        finite = np.isfinite(block)
+        if not finite.all():
+            dims = self.layout.dims
+            over = dims.member or dims.time
+            remedy = f", e.g. forecast.dropna({over!r})" if over else ""
+            raise StateError(
+                problem(
+                    *self._where(~finite, first_time, first_member, "that are NaN or infinite"),
+                    "finite values",
+                    f"fill them, or leave out what has them{remedy}",
+                )
+            )
+        for channel, name in enumerate(self.engine.prior.normalization.transforms):
+            if name is None:
+                continue
+            lower = TRANSFORMS[name].lower
+            factor = self.layout.factor[channel].item()
+            offset = self.layout.offset[channel].item()
+            bad = np.zeros(block.shape, dtype=bool)
+            bad[:, :, channel] = block[:, :, channel] * factor + offset < lower
+            if bad.any():
+                raise StateError(
+                    problem(
+                        *self._where(bad, first_time, first_member, f"below {lower:g}"),
+                        f"at least {lower:g} for the prior's transform {name!r}",
+                        "clip them: forecast.clip(min=...)",
+                    )
+                )
+
+    def _where(self, bad: np.ndarray, time: int, member: int, what: str) -> tuple[str, str]:
+        """Name the variable and the place of the first bad value of a block, and their number."""
+        first = [int(i) for i in np.argwhere(bad)[0]]
+        channel, place = first[2], first[3:]
+        spec = self.layout.spec
+        v = next(v for v in spec.variables if channel < spec.channel_slice(v.name).stop)
+        at = [f"member {member + first[1]}"]
+        label = self.layout.time_label(time + first[0])
+        if label:
+            at.insert(0, f"time {label}")
+        if v.levels is not None:
+            at.append(f"{v.level_dim}={v.levels[channel - spec.channel_slice(v.name).start]:g}")
+        at += [f"{d}={spec.coords[d][i]:g}" for d, i in zip(spec.dims, place, strict=True)]
+        name = self.layout.names[spec.names.index(v.name)]
+        found = f"{int(bad.sum())} values {what}, first at {', '.join(at)}"
+        return f"forecast variable {name!r}", found
+
+    def filtered(self, members: np.ndarray, observations: ObservationBatch) -> ObservationBatch:
         """Leave out observations far from the ensemble; `members` are all of one time."""
         if self.background_check is None or not len(observations):
             return observations
         x = torch.from_numpy(self.physical(members))
-        y = observations.to_tensors(None, "cpu", torch.float64).observe(x).detach().numpy()
-        spread = y.var(axis=0, ddof=1) if y.shape[0] > 1 else np.zeros(y.shape[1])
-        departure = np.abs(observations.values - y.mean(axis=0))
-        keep = departure <= self.background_check * np.sqrt(spread + observations.errors**2)
-        return observations if keep.all() else observations.keep(keep)
+        with torch.no_grad():
+            y = observations.to_tensors(None, "cpu", torch.float64).observe(x).numpy()
+        far = far_from_ensemble(observations, y, self.background_check)
+        return observations.keep(~far) if far.any() else observations
 
     def analyse(
         self,
@@ -104,7 +133,31 @@ class Work:
         first_member: int,
         advance: Callable[[int], object] | None = None,
     ) -> np.ndarray:
-        """Analyse a block; a time without observations comes back as it is."""
+        """Analyse a block; a time without observations comes back as it is.
+
+        Parameters
+        ----------
+        block : ndarray
+            ``(time, member, channel, *space)`` in the forecast's units; not modified.
+        observations : sequence of ObservationBatch
+            One for each time of the block.
+        first_time, first_member : int
+            Where the block begins in the whole forecast.
+        advance : callable, optional
+            Called with the number of members done.
+
+        Returns
+        -------
+        ndarray
+            The analysis, shape and dtype of `block`.
+
+        Raises
+        ------
+        StateError
+            Where the block is not finite.
+        DivergenceError
+            Naming members that diverged.
+        """
         self.check(block, first_time, first_member)
         out = np.array(block)
         for index, batch in enumerate(observations):
@@ -127,7 +180,7 @@ class Work:
         first_member: int,
         advance: Callable[[int], object] | None = None,
     ) -> np.ndarray:
-        """Carry a block to latent space."""
+        """Carry a block to latent space; arguments and errors as in `analyse`."""
         self.check(block, first_time, first_member)
         out = np.empty_like(block)
         for index in range(block.shape[0]):
@@ -141,10 +194,52 @@ class Work:
         return out
 
 
+def far_from_ensemble(
+    observations: ObservationBatch, members: np.ndarray, limit: float
+) -> np.ndarray:
+    """Tell which observations the background check rejects.
+
+    Parameters
+    ----------
+    observations : ObservationBatch
+        Of one time.
+    members : ndarray
+        H of every member of the forecast, ``(member, n)``.
+    limit : float
+        In standard deviations of spread and observation error together.
+
+    Returns
+    -------
+    ndarray of bool
+        Shape ``(n,)``.
+    """
+    spread = members.var(axis=0, ddof=1) if members.shape[0] > 1 else 0.0
+    departure = np.abs(observations.values - members.mean(axis=0))
+    far: np.ndarray = departure > limit * np.sqrt(spread + observations.errors**2)
+    return far
+
+
 def run_eager(
     states: np.ndarray, plan: ObservationPlan | None, work: Work, *, progress: bool | None
 ) -> np.ndarray:
-    """Work through all times at once; `plan` None inverts only."""
+    """Work through all times at once.
+
+    Parameters
+    ----------
+    states : ndarray
+        ``(time, member, channel, *space)`` in the forecast's units; not modified.
+    plan : ObservationPlan or None
+        None inverts only.
+    work : Work
+        What to do.
+    progress : bool or None
+        Whether to show a bar.
+
+    Returns
+    -------
+    ndarray
+        Analysis or latents, shape and dtype of `states`.
+    """
     times, members = states.shape[:2]
     if plan is None:
         with progress_bar(progress, total=times * members, unit="member", desc="invert") as bar:
@@ -157,16 +252,29 @@ def run_eager(
 
 
 def run_lazy(states: Any, plan: ObservationPlan | None, work: Work) -> Any:
-    """Build the graph of the same work; computes nothing."""
-    import dask
-    import dask.array as da
+    """Build the graph of the same work; computes nothing.
 
-    states = da.asarray(states)
-    whole = {axis: -1 for axis in range(2, states.ndim)}
-    states = states.rechunk(whole)
+    Parameters
+    ----------
+    states : dask or NumPy array
+        ``(time, member, channel, *space)`` in the forecast's units, each state in one chunk; one
+        task per chunk of times and members.
+    plan, work
+        As in `run_eager`.
+
+    Returns
+    -------
+    dask array
+        Analysis or latents, shape, dtype and chunks of `states`.
+    """
+    import dask.array as da
+    from dask.delayed import delayed
+
+    if isinstance(states, np.ndarray):  # the observations alone are lazy
+        states = da.from_array(states, chunks=(1, *states.shape[1:]))
     # One task holds the prior: the graph names it, and a worker receives it once. Its own name
     # keeps dask from hashing the weights.
-    shared = dask.delayed(work, traverse=False, name=f"daisi-prior-{uuid.uuid4().hex}")
+    shared = delayed(work, traverse=False, name=f"daisi-prior-{uuid.uuid4().hex}")
     blocks = states.to_delayed()
     space = (0,) * (states.ndim - 2)
     rows = []
@@ -176,7 +284,7 @@ def run_lazy(states: Any, plan: ObservationPlan | None, work: Work) -> Any:
         if plan is not None:
             members = [blocks[(i, j, *space)] for j in range(len(states.chunks[1]))]
             chosen = [
-                dask.delayed(_observations, pure=False)(
+                delayed(_observations, pure=False)(
                     shared, plan.lazy_batch(first_time + k), members, k
                 )
                 if work.background_check is not None
@@ -185,7 +293,7 @@ def run_lazy(states: Any, plan: ObservationPlan | None, work: Work) -> Any:
             ]
         row, first_member = [], 0
         for j, n_members in enumerate(states.chunks[1]):
-            task = dask.delayed(_task, pure=False)(
+            task = delayed(_task, pure=False)(
                 shared, blocks[(i, j, *space)], chosen, first_time, first_member
             )
             shape = (n_times, n_members, *states.shape[2:])

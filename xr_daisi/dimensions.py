@@ -26,7 +26,9 @@ __all__ = [
     "Dimensions",
     "axis_kind",
     "find_dimensions",
+    "other_valid_time",
     "standard_name",
+    "time_coordinate",
 ]
 
 MEMBER_NAMES = ("member", "realization", "ensemble", "number", "sample", "ens")
@@ -130,14 +132,16 @@ def find_dimensions(
         space[name] = tuple(str(d) for d in rest if d != levels[name])
         if len(space[name]) not in (1, 2):
             found = f"dimensions {tuple(ds[name].dims)} with horizontal part {space[name]}"
+            # A dimension that is neither latitude nor longitude is the likelier stranger.
+            others = [d for d in space[name] if axis_kind(ds, d) == "plain"] or space[name]
             problems.append(
                 problem(
                     f"{what} variable {name!r}",
                     found,
                     "one or two horizontal dimensions beside member, time and level",
-                    f"select or drop the others, e.g. .isel({space[name][0]}=0)"
-                    if len(space[name]) > 2
-                    else "give the fields on a grid",
+                    f"select one entry of the others, e.g. .isel({others[0]}=0)"
+                    if space[name]
+                    else "give the fields on a grid, or leave the variable out",
                 )
             )
     first = space[variables[0]]
@@ -163,25 +167,76 @@ def _member(ds: xr.Dataset, dims: Sequence[Hashable], what: str) -> str | None:
     ]
     if len(candidates) > 1:
         names = ", ".join(repr(str(d)) for d in candidates)
+        # Stacking needs a name that is not one of the stacked dimensions.
+        new = next((n for n in MEMBER_NAMES if n not in ds.dims), "members")
         raise StateError(
             problem(
                 f"member dimension of the {what}",
                 f"{len(candidates)} candidates: {names}",
                 "one",
                 f"select one entry of the others, e.g. .isel({candidates[1]}=0), or stack them: "
-                f".stack(member=[{names}])",
+                f".stack({new}=[{names}]).reset_index({new!r})",
             )
         )
     return str(candidates[0]) if candidates else None
 
 
+def time_coordinate(ds: xr.Dataset, dim: str | None) -> str | None:
+    """Find the coordinate that tells the times of a Dataset.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        The data.
+    dim : str or None
+        Dimension of time; None where there is a single time at most.
+
+    Returns
+    -------
+    str or None
+        ``time`` or the dimension's own coordinate before what cf-xarray finds, such as the
+        ``valid_time`` along the dimension ``step`` of a forecast; None where there is none.
+    """
+    shape = () if dim is None else (dim,)
+    own = "time" if dim is None else dim
+    found = [n for n in _cf_times(ds) if n in ds.coords and ds.coords[n].dims == shape]
+    has_own = own in ds.coords and ds.coords[own].dims == shape
+    if has_own and (own == "time" or _is_time(ds, own) or not found):
+        return own
+    return str(found[0]) if found else None
+
+
+def other_valid_time(ds: xr.Dataset, name: str) -> str | None:
+    """Find the valid time of a forecast whose `name` says that it is the time of its start.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        The data.
+    name : str
+        The coordinate taken for the time.
+
+    Returns
+    -------
+    str or None
+        A coordinate with standard_name ``time`` whose values differ; None where all agrees.
+    """
+    time = ds.coords[name]
+    if standard_name(time) != "forecast_reference_time":
+        return None
+    for other in _cf_times(ds):
+        valid = ds.coords.get(other)
+        if valid is None or valid.dims != time.dims or standard_name(valid) != "time":
+            continue
+        if not np.array_equal(valid.values, time.values):
+            return str(other)
+    return None
+
+
 def _time(ds: xr.Dataset, dims: Sequence[Hashable]) -> str | None:
     if "time" in dims:
         return "time"
-    try:
-        candidates = {str(ds[name].dims[0]) for name in _cf_times(ds) if ds[name].ndim == 1}
-    except (KeyError, IndexError):
-        candidates = set()
+    candidates = {ds[name].dims[0] for name in _cf_times(ds) if ds[name].ndim == 1}
     found = [str(d) for d in dims if d in candidates or _is_time(ds, d)]
     return found[0] if found else None
 
@@ -189,9 +244,8 @@ def _time(ds: xr.Dataset, dims: Sequence[Hashable]) -> str | None:
 def _cf_times(ds: xr.Dataset) -> list[Hashable]:
     import cf_xarray  # noqa: F401  registers .cf
 
-    names: list[Hashable] = list(ds.cf.coordinates.get("time", []))
-    names += ds.cf.axes.get("T", [])
-    return names
+    names = [*ds.cf.coordinates.get("time", []), *ds.cf.axes.get("T", [])]
+    return [name for name in dict.fromkeys(names) if name in ds.variables]
 
 
 def _is_time(ds: xr.Dataset, dim: Hashable) -> bool:

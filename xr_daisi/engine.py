@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from xr_daisi.flow import Flow
     from xr_daisi.observations import ObservationBatch
     from xr_daisi.priors import FlowPrior
     from xr_daisi.settings import Settings
@@ -62,6 +63,11 @@ class Engine:
         Where and in which precision the network runs.
     batch : int or None
         Members at once; None chooses.
+
+    Raises
+    ------
+    SettingsError
+        For a device, dtype or batch that cannot be.
     """
 
     prior: FlowPrior
@@ -73,6 +79,8 @@ class Engine:
 
     def __post_init__(self) -> None:
         resolve_dtype(self.dtype)
+        if not self.device.startswith("cuda"):  # workers may have GPUs where we have none
+            resolve_device(self.device)
         if self.batch is not None and self.batch < 1:
             raise SettingsError(problem("batch", repr(self.batch), "a positive integer, or 'auto'"))
 
@@ -117,9 +125,8 @@ class Engine:
             Naming the members that left every bound.
         """
         s = self.settings
-        device, dtype = self._torch()
-        flow = self.prior.flow(device, dtype)
-        tensors = observations.to_tensors(self.prior.normalization, device, self._solver_dtype())
+        device, flow = self.device_and_flow()
+        tensors = observations.to_tensors(self.prior.normalization, device, self.solver_dtype)
         guided = GuidedFlow(
             flow,
             tensors,
@@ -159,13 +166,30 @@ class Engine:
                 advance(part.stop - part.start)
         return out
 
-    def invert(
-        self, states: np.ndarray, *, time: str = "", first_member: int = 0
-    ) -> np.ndarray:
-        """Carry members to latent space at ``t_min``; ``(member, channel, *space)``, normalised."""
+    def invert(self, states: np.ndarray, *, time: str = "", first_member: int = 0) -> np.ndarray:
+        """Carry members of one time to latent space at ``t_min``.
+
+        Parameters
+        ----------
+        states : ndarray
+            Physical forecast ``(member, channel, *space)`` in the prior's units.
+        time : str
+            Label that keys the noise.
+        first_member : int
+            Position of the first member in the whole ensemble.
+
+        Returns
+        -------
+        ndarray
+            Normalised latents, float64, shape of `states`.
+
+        Raises
+        ------
+        DivergenceError
+            Naming the members that left every bound.
+        """
         s = self.settings
-        device, dtype = self._torch()
-        flow = self.prior.flow(device, dtype)
+        _, flow = self.device_and_flow()
         out = np.empty(states.shape)
         for part, x, source in self._batches(states, time, first_member):
             z = invert(
@@ -182,16 +206,33 @@ class Engine:
         return out
 
     def sample(self, members: int, *, time: str = "") -> np.ndarray:
-        """Draw physical states ``(member, channel, *space)`` from the prior alone."""
+        """Draw states from the prior alone.
+
+        Parameters
+        ----------
+        members : int
+            How many.
+        time : str
+            Label that keys the noise.
+
+        Returns
+        -------
+        ndarray
+            Physical states ``(member, channel, *space)``, float64, in the prior's units.
+
+        Raises
+        ------
+        DivergenceError
+            Naming the members that left every bound.
+        """
         s = self.settings
-        device, dtype = self._torch()
-        flow = self.prior.flow(device, dtype)
+        device, flow = self.device_and_flow()
         shape = self.prior.spec.shape
         out = np.empty((members, *shape))
         for start in range(0, members, self.batch_size):
             stop = min(start + self.batch_size, members)
             source = NoiseSource(self.seed, time, range(start, stop))
-            z = initial_noise(source, shape, self._solver_dtype(), device)
+            z = initial_noise(source, shape, self.solver_dtype, device)
             x = generate(
                 flow,
                 z,
@@ -207,10 +248,13 @@ class Engine:
 
     # -- parts ------------------------------------------------------------------------------------
 
-    def _torch(self) -> tuple[torch.device, torch.dtype]:
-        return resolve_device(self.device), resolve_dtype(self.dtype)
+    def device_and_flow(self) -> tuple[torch.device, Flow]:
+        """Return the device of this machine, and the prior's flow on it."""
+        device = resolve_device(self.device)
+        return device, self.prior.flow(device, resolve_dtype(self.dtype))
 
-    def _solver_dtype(self) -> torch.dtype:
+    @property
+    def solver_dtype(self) -> torch.dtype:
         """Precision of the states: bfloat16 is for the network alone."""
         dtype = resolve_dtype(self.dtype)
         return torch.float32 if dtype == torch.bfloat16 else dtype
@@ -223,7 +267,7 @@ class Engine:
         for start in range(0, states.shape[0], size):
             part = slice(start, min(start + size, states.shape[0]))
             normalised = self.prior.normalization.normalize(states[part].astype(float))
-            x = torch.from_numpy(normalised).to(device, self._solver_dtype())
+            x = torch.from_numpy(normalised).to(device, self.solver_dtype)
             members = range(first_member + part.start, first_member + part.stop)
             yield part, x, NoiseSource(self.seed, time, members)
 
@@ -232,7 +276,7 @@ class Engine:
 
     def _check(self, before: Tensor, after: Tensor, time: str, first: int) -> None:
         """Raise for members that are not finite or far beyond any forecast."""
-        bound = RUNAWAY * max(1.0, float(before.abs().amax()))
+        bound = RUNAWAY * before.abs().flatten(1).amax(dim=1).clamp_min(1.0)
         largest = after.abs().flatten(1).amax(dim=1)
         bad = ~(largest <= bound)  # also true for NaN
         if not bad.any():

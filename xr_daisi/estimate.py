@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import html
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,9 +24,12 @@ if TYPE_CHECKING:
 __all__ = ["AnalysisPlan", "evaluations", "make_plan"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AnalysisPlan:
     """What `assimilate` would do; printed as a table.
+
+    Counts are exact for observations in memory; of dask-backed ones all values in place and time
+    are taken as present, and no observation as rejected by a background check.
 
     Attributes
     ----------
@@ -38,17 +42,19 @@ class AnalysisPlan:
     observations : dict of str to int
         Number of values by what becomes of them.
     forwards, backwards : int
-        Network evaluations in all, counted per member.
+        Network evaluations in all, counted per member; backwards at most, since a linear solver
+        that has converged stops.
     batch : int
         Members at once.
     device : str
         Where the network runs.
-    memory_bytes : int
-        Estimate of the largest need at a time: states of one time, and one batch in the network.
-    seconds : float
-        Estimate for the device, from one timed evaluation; on one process.
     lazy : bool
         Whether the result would be lazy.
+    seconds : float
+        Estimate for one process on the device; the first look at it, or at `memory_bytes`, times
+        the network on zeros.
+    memory_bytes : int
+        Estimate of the largest need at a time: states of one time, and one batch in the network.
     """
 
     prior: str
@@ -60,16 +66,32 @@ class AnalysisPlan:
     backwards: int
     batch: int
     device: str
-    memory_bytes: int
-    seconds: float
     lazy: bool
+    _engine: Engine = field(compare=False)
+
+    @cached_property
+    def _measured(self) -> tuple[float, float, int]:
+        return _probe(self._engine, self.batch)
+
+    @property
+    def seconds(self) -> float:
+        """Estimate of the time on one process."""
+        forward, backward, _ = self._measured
+        return (self.forwards * forward + self.backwards * backward) / self.batch
+
+    @property
+    def memory_bytes(self) -> int:
+        """Estimate of the largest need at a time, in bytes."""
+        state = 8 * int(np.prod(self._engine.prior.spec.shape))
+        return 3 * self.members * state + self._measured[2]
 
     def _rows(self) -> list[tuple[str, str]]:
         used = ", ".join(f"{n:,} {what}" for what, n in self.observations.items()) or "none"
+        analysed = f"{self.times_with_observations:,} with observations"
         return [
             ("prior", self.prior),
             ("members", f"{self.members:,}"),
-            ("times", f"{self.times:,}, of which {self.times_with_observations:,} with observations"),
+            ("times", f"{self.times:,}, of which {analysed}"),
             ("observations", used),
             (
                 "network evaluations",
@@ -97,51 +119,81 @@ class AnalysisPlan:
         return f"<table>{body}</table>"
 
 
-def evaluations(settings: Settings) -> tuple[int, int]:
-    """Return forward and backward network evaluations per member of one analysis."""
+def evaluations(settings: Settings, observations: int) -> tuple[int, int]:
+    """Count the network evaluations per member of one analysis.
+
+    Parameters
+    ----------
+    settings : Settings
+        How to sample.
+    observations : int
+        Their number at that time; MMPS makes no more iterations than that.
+
+    Returns
+    -------
+    forward, backward : int
+        Evaluations of the network, and products with its transposed Jacobian.
+    """
+    if observations == 0:
+        return 0, 0
     inverse, guided = settings.step_counts
-    each = 2 if settings.solver == "heun" else 1
-    backward = {"mmps": settings.guidance_iterations, "none": 0}.get(settings.guidance, 1)
-    forward_guided = guided * each + (guided - 1) * settings.corrector_steps
-    # Heun's last evaluation is at t = 1, where there is no guidance.
-    at_end = 1 if settings.solver == "heun" else 0
-    with_inverse = inverse * each if settings.t_min > 0 else 0
-    at_start = 1 if settings.t_min == 0 else 0
-    return with_inverse + forward_guided, (forward_guided - at_end - at_start) * backward
+    heun = settings.solver == "heun"
+    each = 2 if heun else 1
+    forward = guided * each + (guided - 1) * settings.corrector_steps
+    # There is no guidance at t = 0, nor at t = 1, where Heun's steps end unless the only one
+    # starts at t = 0 and is a midpoint step.
+    at_start = settings.t_min == 0
+    at_end = heun and not (at_start and guided == 1)
+    per_guided = {"mmps": min(settings.guidance_iterations, observations), "none": 0}
+    backward = per_guided.get(settings.guidance, 1)
+    if not callable(settings.strength) and settings.strength == 0:
+        backward = 0
+    backward *= forward - at_start - at_end
+    return forward + (0 if at_start else inverse * each), backward
 
 
 def make_plan(
     forecast: xr.Dataset, layout: Layout, plan: ObservationPlan, engine: Engine
 ) -> AnalysisPlan:
-    """Count and estimate; runs the network forward and backward once on zeros to time it."""
-    per_member = evaluations(engine.settings)
-    analysed = int((plan.candidates > 0).sum())
-    batch = min(engine.batch_size, layout.members)
-    forward, backward, activations = _probe(engine, batch)
-    runs = layout.members * analysed
-    state_bytes = 8 * int(np.prod(layout.spec.shape))
-    seconds = runs / batch * (per_member[0] * forward + per_member[1] * backward)
+    """Count what an analysis would do.
+
+    Parameters
+    ----------
+    forecast : xarray.Dataset
+        The forecast.
+    layout : Layout
+        How it lies on the prior's state.
+    plan : ObservationPlan
+        Its observations.
+    engine : Engine
+        Prior and settings.
+
+    Returns
+    -------
+    AnalysisPlan
+        Nothing is computed, and the network is not called.
+    """
+    usable = [int(n) if plan.is_lazy else len(plan.batch(i)) for i, n in enumerate(plan.candidates)]
+    counts = [evaluations(engine.settings, n) for n in usable]
     lazy = any(v.chunks is not None for v in forecast[list(layout.names)].variables.values())
     return AnalysisPlan(
         prior=engine.prior.name,
         members=layout.members,
         times=layout.times,
-        times_with_observations=analysed,
+        times_with_observations=sum(n > 0 for n in usable),
         observations=plan.counts,
-        forwards=runs * per_member[0],
-        backwards=runs * per_member[1],
-        batch=batch,
+        forwards=layout.members * sum(forward for forward, _ in counts),
+        backwards=layout.members * sum(backward for _, backward in counts),
+        batch=max(1, min(engine.batch_size, layout.members)),
         device=str(resolve_device(engine.device)),
-        memory_bytes=3 * layout.members * state_bytes + activations,
-        seconds=seconds,
         lazy=lazy or plan.is_lazy,
+        _engine=engine,
     )
 
 
 def _probe(engine: Engine, batch: int) -> tuple[float, float, int]:
     """Seconds of one forward and one backward of a batch, and bytes kept between them."""
-    device, dtype = engine._torch()
-    flow = engine.prior.flow(device, dtype)
+    device, flow = engine.device_and_flow()
     kept = 0
 
     def count(tensor: torch.Tensor) -> torch.Tensor:
@@ -149,7 +201,7 @@ def _probe(engine: Engine, batch: int) -> tuple[float, float, int]:
         kept += tensor.numel() * tensor.element_size()
         return tensor
 
-    x = torch.zeros((batch, *engine.prior.spec.shape), dtype=engine._solver_dtype(), device=device)
+    x = torch.zeros((batch, *engine.prior.spec.shape), dtype=engine.solver_dtype, device=device)
     best = [np.inf, np.inf]
     for _ in range(2):  # the first call pays for one-time set-up
         kept = 0

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
+import xarray as xr
 
-from xr_daisi.errors import DaisiTypeError, NoObservationsWarning, StateError, problem
+from xr_daisi.blocks import far_from_ensemble
+from xr_daisi.errors import (
+    DaisiTypeError,
+    NoObservationsWarning,
+    StateError,
+    problem,
+    raise_problems,
+)
 from xr_daisi.labels import remembered, state_of
 from xr_daisi.layout import Layout, layout_of
+from xr_daisi.observation_coordinates import find_coordinates
 from xr_daisi.observation_layout import Status
 from xr_daisi.observations import ObservationBatch, ObservationPlan, match_observations
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import xarray as xr
+    from collections.abc import Mapping, Sequence
 
     from xr_daisi.observation_sources import ObservationErrors, OperatorSettings
     from xr_daisi.observation_times import TimeTolerance
@@ -27,6 +34,26 @@ __all__ = ["feedback"]
 REJECTED_BY_BACKGROUND_CHECK = len(Status)
 
 
+@overload
+def feedback(
+    forecast: xr.Dataset,
+    obs: xr.Dataset,
+    analysis: xr.Dataset,
+    *,
+    operator: OperatorSettings | None = None,
+    obs_error: ObservationErrors | None = None,
+    time_tolerance: TimeTolerance | None = None,
+) -> xr.Dataset: ...
+@overload
+def feedback(
+    forecast: xr.Dataset,
+    obs: Sequence[xr.Dataset],
+    analysis: xr.Dataset,
+    *,
+    operator: OperatorSettings | None = None,
+    obs_error: ObservationErrors | None = None,
+    time_tolerance: TimeTolerance | None = None,
+) -> list[xr.Dataset]: ...
 def feedback(
     forecast: xr.Dataset,
     obs: xr.Dataset | Sequence[xr.Dataset],
@@ -35,8 +62,10 @@ def feedback(
     operator: OperatorSettings | None = None,
     obs_error: ObservationErrors | None = None,
     time_tolerance: TimeTolerance | None = None,
-) -> Any:
+) -> xr.Dataset | list[xr.Dataset]:
     """Compare forecast and analysis with the observations.
+
+    Dask-backed data are computed, one chunk of times after the other.
 
     Parameters
     ----------
@@ -47,8 +76,8 @@ def feedback(
     analysis : xarray.Dataset
         What `assimilate` returned; its attributes tell how.
     operator, obs_error, time_tolerance
-        As in `assimilate`; when None, named operators and errors are those of ``analysis.attrs``.
-        An operator that was a function has to be given again.
+        As in `assimilate`; when None, those of ``analysis.attrs``. An operator that was a function
+        has to be given again.
 
     Returns
     -------
@@ -57,7 +86,8 @@ def feedback(
         For each observed variable ``v``, in the observation's units: ``v`` (the value), ``v_error``
         (standard deviation), ``v_forecast`` and ``v_analysis`` (H of each member), ``v_o_minus_b``
         and ``v_o_minus_a`` (departures from the ensemble means), ``v_status`` (0 is used; the
-        reason else, see its ``flag_meanings``). Values that were not compared are NaN.
+        reason else, see its ``flag_meanings``). What follows from values that could not be compared
+        is NaN.
 
     Raises
     ------
@@ -67,17 +97,10 @@ def feedback(
     for ds, what in ((forecast, "forecast"), (analysis, "analysis")):
         if not hasattr(ds, "data_vars"):
             raise DaisiTypeError(problem(what, type(ds).__name__, "an xarray.Dataset"))
-    operator = _operator(operator, analysis)
-    if obs_error is None:
-        obs_error = remembered(analysis, "obs_error")
+    settings = remembered(analysis, "settings") or {}
     spec = state_of(forecast, analysis)
     layouts = layout_of(forecast, spec), layout_of(analysis, spec)
-    if layouts[0].times != layouts[1].times:
-        raise StateError(
-            problem(
-                "analysis", f"{layouts[1].times} times", f"{layouts[0].times}, as in the forecast"
-            )
-        )
+    _check_pair(*layouts)
     with warnings.catch_warnings():
         # That nothing overlaps was said by assimilate, and shows in the statuses.
         warnings.simplefilter("ignore", NoObservationsWarning)
@@ -85,36 +108,35 @@ def feedback(
             obs,
             spec,
             layouts[0].time_values,
-            operator=operator,
-            obs_error=obs_error,
-            time_tolerance=time_tolerance,
+            operator=_operator(settings) if operator is None else operator,
+            obs_error=settings.get("obs_error") if obs_error is None else obs_error,
+            time_tolerance=(
+                settings.get("time_tolerance") if time_tolerance is None else time_tolerance
+            ),
         )
     batches = [plan.batch(i) for i in range(plan.n_times)]
     compared = [
         _observed(ds, layout, batches)
         for ds, layout in zip((forecast, analysis), layouts, strict=True)
     ]
-    check = (remembered(analysis, "settings") or {}).get("background_check")
-    status = _statuses(plan, batches, compared[0], check)
-    datasets = [obs] if hasattr(obs, "data_vars") else list(obs)
+    status = _statuses(plan, batches, compared[0], settings.get("background_check"))
     columns = {
         "error": plan.column((b, b.errors) for b in batches),
         "forecast": plan.column(zip(batches, compared[0], strict=True)),
         "analysis": plan.column(zip(batches, compared[1], strict=True)),
+        "status": status,
     }
     restored = {key: plan.restore(column) for key, column in columns.items()}
-    restored["status"] = plan.restore(status)
+    datasets = [obs] if isinstance(obs, xr.Dataset) else list(obs)
     results = [
         _labelled(ds, {key: parts[i] for key, parts in restored.items()}, forecast, layouts[0])
         for i, ds in enumerate(datasets)
     ]
-    return results[0] if hasattr(obs, "data_vars") else results
+    return results[0] if isinstance(obs, xr.Dataset) else results
 
 
-def _operator(operator: OperatorSettings | None, analysis: xr.Dataset) -> OperatorSettings | None:
-    if operator is not None:
-        return operator
-    found = remembered(analysis, "operator") or {}
+def _operator(settings: Mapping[str, Any]) -> OperatorSettings | None:
+    found = settings.get("operator") or {}
     lost = [name for name, kind in found.items() if kind.startswith("callable")]
     if lost:
         raise StateError(
@@ -128,38 +150,56 @@ def _operator(operator: OperatorSettings | None, analysis: xr.Dataset) -> Operat
     return found or None
 
 
+def _check_pair(forecast: Layout, analysis: Layout) -> None:
+    problems = []
+    labels = [[one.time_label(i) for i in range(one.times)] for one in (forecast, analysis)]
+    if labels[0] != labels[1]:
+        other = next((a for a, f in zip(labels[1], labels[0], strict=False) if a != f), "")
+        found = f"{len(labels[1])} times" + (f", {other} among them" if other else "")
+        expected = f"the {len(labels[0])} of the forecast"
+        problems.append(problem("analysis", found, expected, "select the same times of both"))
+    if forecast.members != analysis.members:
+        found, expected = f"{analysis.members} members", f"{forecast.members}, as in the forecast"
+        problems.append(problem("analysis", found, expected, "give the whole ensembles"))
+    raise_problems(StateError, problems)
+
+
 def _observed(
-    ds: xr.Dataset, layout: Layout, batches: list[ObservationBatch]
+    ds: xr.Dataset, layout: Layout, batches: Sequence[ObservationBatch]
 ) -> list[np.ndarray]:
-    """H of every member at every time, ``(member, n)``; NaN members stay NaN."""
+    """H of every member at every time, ``(member, n)``, in the observations' units."""
     states = layout.stack(ds)
     out = []
-    for time, batch in enumerate(batches):
-        if not len(batch):
-            out.append(np.zeros((layout.members, 0)))
-            continue
-        block = np.asarray(states[time]).astype(float) * layout.factor + layout.offset
-        tensors = batch.to_tensors(None, "cpu", torch.float64)
-        with torch.no_grad():
-            out.append(tensors.observe(torch.from_numpy(block)).numpy())
+    ends = np.cumsum(states.chunks[0]) if hasattr(states, "chunks") else [layout.times]
+    for start, stop in zip([0, *ends[:-1]], ends, strict=True):
+        # One chunk of times at once: a lazy analysis computes it as a whole anyway.
+        needed = any(len(batch) for batch in batches[start:stop])
+        block = np.asarray(states[start:stop]) if needed else None
+        for time in range(start, stop):
+            batch = batches[time]
+            if block is None or not len(batch):
+                out.append(np.zeros((layout.members, 0)))
+                continue
+            x = torch.from_numpy(block[time - start] * layout.factor + layout.offset)
+            with torch.no_grad():
+                y = batch.to_tensors(None, "cpu", torch.float64).observe(x)
+            out.append(y.numpy())
     return out
 
 
 def _statuses(
     plan: ObservationPlan,
-    batches: list[ObservationBatch],
-    forecast: list[np.ndarray],
+    batches: Sequence[ObservationBatch],
+    forecast: Sequence[np.ndarray],
     background_check: float | None,
 ) -> np.ndarray:
-    status: np.ndarray = plan.table["status"].astype(np.int8)
+    status: np.ndarray = plan.table["status"]
     # Values of dask arrays have been read by now.
     status[status == Status.UNCHECKED] = Status.MISSING
     for batch, y in zip(batches, forecast, strict=True):
         status[batch.rows] = Status.USED
         if background_check is not None and len(batch):
-            spread = y.var(axis=0, ddof=1) if y.shape[0] > 1 else 0.0
-            departure = np.abs(batch.values - y.mean(axis=0))
-            far = departure > background_check * np.sqrt(spread + batch.errors**2)
+            far = far_from_ensemble(batch, y, background_check)
             status[batch.rows[far]] = REJECTED_BY_BACKGROUND_CHECK
     return status
 
@@ -167,8 +207,6 @@ def _statuses(
 def _labelled(
     obs: xr.Dataset, parts: dict[str, dict[str, np.ndarray]], forecast: xr.Dataset, layout: Layout
 ) -> xr.Dataset:
-    import xarray as xr
-
     member = layout.dims.member
     reasons = [s.reason for s in Status if s is not Status.UNCHECKED]
     codes = [int(s) for s in Status if s is not Status.UNCHECKED]
@@ -180,8 +218,19 @@ def _labelled(
         dims = da.dims
         units = {"units": da.attrs["units"]} if "units" in da.attrs else {}
         long_name = str(da.attrs.get("long_name", name))
+        if member in dims:
+            raise StateError(
+                problem(
+                    "observations",
+                    f"a dimension {member!r}, the name of the forecast's member dimension",
+                    "another name",
+                    f"obs.rename({member}=...)",
+                )
+            )
         values = da.to_numpy().astype(float)
-        data[name] = (dims, values, dict(da.attrs))
+        attrs = {k: v for k, v in da.attrs.items() if k != "ancillary_variables"}
+        attrs["ancillary_variables"] = f"{name}_error {name}_status"
+        data[name] = (dims, values, attrs)
         data[f"{name}_error"] = (
             dims,
             parts["error"][name],
@@ -210,8 +259,11 @@ def _labelled(
                 "flag_meanings": " ".join(r.replace(" ", "_").replace(",", "") for r in reasons),
             },
         )
-    coords = {k: v for k, v in obs.coords.items() if set(v.dims) <= {d for n in data for d in data[n][0]}}
-    if member is not None and member in forecast.coords:
-        coords[member] = forecast.coords[member]
-    attrs = {k: v for k, v in obs.attrs.items() if k != "history"}
-    return xr.Dataset(data, coords=coords, attrs=attrs)
+    kept = {d for variable in data.values() for d in variable[0]}
+    # Positions may be data variables, and a scalar coordinate may be called like the members.
+    places = find_coordinates(obs, layout.spec, "observations").names & set(obs.variables)
+    every = obs.set_coords(places).coords
+    coords = {k: v for k, v in every.items() if set(v.dims) <= kept and k != member}
+    if member in forecast.coords and forecast.indexes[member].nlevels == 1:
+        coords[member] = forecast.coords[member].reset_coords(drop=True)
+    return xr.Dataset(data, coords=coords, attrs=obs.attrs)

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import datetime
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
+import torch
 
 from xr_daisi._version import __version__
 from xr_daisi.state import StateSpec, spec_from_dataset
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import xarray as xr
 
     from xr_daisi.engine import Engine
     from xr_daisi.layout import Layout
+    from xr_daisi.observation_sources import ObservationErrors, OperatorSettings
+    from xr_daisi.observation_times import TimeTolerance
     from xr_daisi.observations import ObservationPlan
 
 __all__ = [
@@ -25,6 +28,7 @@ __all__ = [
     "latent_dataset",
     "remembered",
     "sample_dataset",
+    "state_of",
 ]
 
 
@@ -33,11 +37,16 @@ def analysis_attributes(
     engine: Engine,
     plan: ObservationPlan,
     *,
-    operator: Mapping[str, Any] | None,
-    obs_error: float | Mapping[str, float] | None,
+    operator: OperatorSettings | None,
+    obs_error: ObservationErrors | None,
+    time_tolerance: TimeTolerance | None,
     background_check: float | None,
 ) -> dict[str, Any]:
     """Return the attributes of an analysis.
+
+    ``daisi_settings`` holds the keywords that repeat the call, as JSON; functions are named there,
+    not kept. ``daisi_state`` holds the prior's variables and grid, so that `feedback` sees the
+    observations as the analysis did.
 
     Parameters
     ----------
@@ -47,33 +56,64 @@ def analysis_attributes(
         Prior, settings, seed.
     plan : ObservationPlan
         The observations.
-    operator, obs_error, background_check
+    operator, obs_error, time_tolerance, background_check
         As given to `assimilate`.
+
+    Returns
+    -------
+    dict of str to str or int
+        What NetCDF and Zarr can hold.
     """
-    settings = {**engine.settings.to_dict(), "background_check": background_check}
+    settings = {
+        **engine.settings.to_dict(),
+        "operator": {str(k): _in_words(v) for k, v in operator.items()} if operator else None,
+        "obs_error": dict(obs_error) if isinstance(obs_error, Mapping) else obs_error,
+        "time_tolerance": time_tolerance,
+        "background_check": background_check,
+    }
     attrs = _common(forecast, engine, "assimilate", settings)
     attrs["daisi_observations"] = json.dumps(plan.counts)
-    spec = engine.prior.spec
-    attrs["daisi_variables"] = json.dumps(list(spec.names))
-    attrs["daisi_periodic"] = json.dumps(
-        [d for d, wraps in zip(spec.dims, spec.periodic, strict=True) if wraps]
-    )
-    if operator:
-        attrs["daisi_operator"] = json.dumps(
-            {k: v if isinstance(v, str) else f"callable {_name(v)}" for k, v in operator.items()}
-        )
-    if obs_error is not None:
-        plain = (
-            {str(k): float(v) for k, v in obs_error.items()}
-            if hasattr(obs_error, "items")
-            else float(obs_error)  # type: ignore[arg-type]
-        )
-        attrs["daisi_obs_error"] = json.dumps(plain)
+    attrs["daisi_state"] = json.dumps(_compact(engine.prior.spec))
     return attrs
 
 
+def _in_words(operator: object) -> str:
+    if isinstance(operator, str):
+        return operator
+    return f"callable {getattr(operator, '__name__', type(operator).__name__)}"
+
+
+def _plain(value: Any) -> Any:
+    """Turn what JSON does not know, durations and NumPy's numbers, into what it knows."""
+    if isinstance(value, (datetime.timedelta, np.timedelta64)):
+        return str(pd.Timedelta(value))
+    return value.item() if isinstance(value, np.generic) else str(value)
+
+
+def _compact(spec: StateSpec) -> dict[str, Any]:
+    """Describe a state as `StateSpec.to_dict` does, evenly spaced coordinates by their ends."""
+    entries = spec.to_dict()
+    for dim, values in spec.coords.items():
+        first, last, size = float(values[0]), float(values[-1]), values.size
+        slack = 1e-9 * abs(last - first) / max(size - 1, 1)
+        if np.allclose(np.linspace(first, last, size), values, rtol=0.0, atol=slack):
+            entries["coords"][dim] = {"linspace": [first, last, size]}
+    for variable in entries["variables"]:
+        for key in [k for k, v in variable.items() if v is None]:
+            del variable[key]
+    return entries
+
+
 def remembered(analysis: xr.Dataset, key: str) -> Any:
-    """Return what an analysis's attribute ``daisi_<key>`` says, or None."""
+    """Return what the attribute ``daisi_<key>`` of an analysis says, None where it is not there.
+
+    Parameters
+    ----------
+    analysis : xarray.Dataset
+        What `assimilate` returned.
+    key : str
+        ``settings``, ``state`` or ``observations``.
+    """
     text = analysis.attrs.get(f"daisi_{key}")
     if not isinstance(text, str):
         return None
@@ -86,7 +126,19 @@ def remembered(analysis: xr.Dataset, key: str) -> Any:
 def latent_dataset(
     latent: xr.Dataset, forecast: xr.Dataset, layout: Layout, engine: Engine
 ) -> xr.Dataset:
-    """Label latent members; only the prior's variables are kept."""
+    """Label latent members; only the prior's variables are kept.
+
+    Parameters
+    ----------
+    latent : xarray.Dataset
+        Latents in the forecast's order.
+    forecast : xarray.Dataset
+        Where they come from.
+    layout : Layout
+        Its variables.
+    engine : Engine
+        Prior and settings.
+    """
     out = latent[list(layout.names)]
     for name in layout.names:
         out[name].attrs = {
@@ -101,7 +153,15 @@ def latent_dataset(
 
 
 def sample_dataset(states: np.ndarray, engine: Engine) -> xr.Dataset:
-    """Label samples ``(member, channel, *space)`` of a prior."""
+    """Label samples of a prior.
+
+    Parameters
+    ----------
+    states : ndarray
+        Physical states ``(member, channel, *space)``.
+    engine : Engine
+        Prior and settings.
+    """
     spec = engine.prior.spec
     out = spec.to_dataset(member=states.shape[0])
     for v in spec.variables:
@@ -117,41 +177,41 @@ def sample_dataset(states: np.ndarray, engine: Engine) -> xr.Dataset:
 
 
 def state_of(forecast: xr.Dataset, analysis: xr.Dataset) -> StateSpec:
-    """Describe the state that an analysis was made of, on the forecast's own grid."""
-    variables = remembered(analysis, "variables")
-    names = [v for v in variables or () if v in forecast.data_vars]
-    if not names:
+    """Return the state that an analysis was made on.
+
+    Parameters
+    ----------
+    forecast : xarray.Dataset
+        What was analysed.
+    analysis : xarray.Dataset
+        What `assimilate` returned; without its attributes, the variables that both have are taken
+        as they are in the forecast.
+    """
+    entries = remembered(analysis, "state")
+    if not isinstance(entries, dict):
         names = [str(v) for v in forecast.data_vars if v in analysis.data_vars]
-    periodic = remembered(analysis, "periodic")
-    known = [d for d in periodic or () if d in forecast.dims]
-    return spec_from_dataset(
-        forecast, names, periodic=known if periodic is not None else None, what="forecast"
-    )
+        return spec_from_dataset(forecast, names, what="forecast")
+    for dim, values in entries["coords"].items():
+        if isinstance(values, dict):
+            entries["coords"][dim] = np.linspace(*values["linspace"])
+    return StateSpec.from_dict(entries)
 
 
 def _common(
     forecast: xr.Dataset, engine: Engine, call: str, settings: dict[str, Any]
 ) -> dict[str, Any]:
-    import torch
 
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     prior = engine.prior
     line = f"{now}: xr_daisi {__version__} {call} with prior {prior.name}"
     history = forecast.attrs.get("history")
-    attrs = {
+    versions = {"xr_daisi": __version__, "torch": torch.__version__, "numpy": np.__version__}
+    return {
         **forecast.attrs,
         "history": f"{line}\n{history}" if history else line,
         "daisi_prior": prior.name,
         "daisi_prior_sha256": prior.sha256 or "none: a network of the user's own",
-        "daisi_settings": json.dumps(settings),
+        "daisi_settings": json.dumps({**settings, "dtype": engine.dtype}, default=_plain),
         "daisi_seed": engine.seed,
-        "daisi_dtype": engine.dtype,
-        "daisi_versions": json.dumps(
-            {"xr_daisi": __version__, "torch": torch.__version__, "numpy": np.__version__}
-        ),
+        "daisi_versions": json.dumps(versions),
     }
-    return attrs
-
-
-def _name(function: object) -> str:
-    return str(getattr(function, "__name__", type(function).__name__))

@@ -12,15 +12,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xr_daisi.dimensions import Dimensions, axis_kind, find_dimensions, standard_name
-from xr_daisi.errors import PriorError, StateError, UnitsError, problem, raise_problems
-from xr_daisi.grid_matching import match_axis, match_levels
-from xr_daisi.units import conversion
+from xr_daisi.dimensions import Dimensions, find_dimensions
+from xr_daisi.errors import StateError, UnitsError, problem, raise_problems
+from xr_daisi.forecast_matching import (
+    match_space,
+    match_times,
+    match_variable_levels,
+    match_variables,
+)
+from xr_daisi.grid_matching import match_axis
+from xr_daisi.units import IDENTITY, conversion
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import xarray as xr
 
-    from xr_daisi.state import StateSpec, VariableSpec
+    from xr_daisi.state import StateSpec
 
 __all__ = ["Layout", "layout_of"]
 
@@ -77,7 +85,11 @@ class Layout:
             return ""
         value = self.time_values[index]
         if isinstance(value, np.datetime64):
-            return str(value.astype("datetime64[ns]")).rstrip("0").rstrip(".")
+            # One text for a time whatever the unit it is stored in.
+            text = str(value.astype("datetime64[us]"))
+            return text.rstrip("0").rstrip(".") if "." in text else text
+        if isinstance(value, np.timedelta64):
+            return f"{value / np.timedelta64(1, 's'):g} s"
         return str(value.isoformat()) if hasattr(value, "isoformat") else str(value)
 
     def stack(self, ds: xr.Dataset) -> Any:
@@ -119,27 +131,24 @@ class Layout:
         import xarray as xr
 
         out = ds.copy()
+        take = {d: _as_indexer(np.argsort(o)) for d, o in zip(self.space, self.order, strict=True)}
         for v, name, index in zip(self.spec.variables, self.names, self.levels, strict=True):
             level = self.dims.level[name]
+            leading = (self.dims.time, self.dims.member, level)
             data = states[:, :, self.spec.channel_slice(v.name)]
-            dims = ["__time", "__member", "__level", *self.space]
-            variable = xr.Variable(dims, data)
-            back = {d: _as_indexer(np.argsort(o)) for d, o in zip(self.space, self.order, strict=True)}
+            data = data[tuple(slice(None) if d else 0 for d in leading)]
+            variable = xr.Variable([*(d for d in leading if d), *self.space], data).isel(take)
             if level is not None and index is not None:
-                back["__level"] = _as_indexer(np.argsort(index))
-            variable = variable.isel(back)
-            names = {"__time": self.dims.time, "__member": self.dims.member, "__level": level}
-            variable = variable.isel({old: 0 for old, new in names.items() if not new})
-            variable = xr.Variable([names.get(str(d), d) for d in variable.dims], variable.data)
-            original = ds[name]
+                variable = variable.isel({level: _as_indexer(np.argsort(index))})
+            original = ds[name].variable
             # A dimension that only other variables had is now this one's too: each member of the
             # analysis has its own values.
             extra = [d for d in variable.dims if d not in original.dims]
             variable = variable.transpose(*extra, *original.dims)
             if np.issubdtype(original.dtype, np.floating):
                 variable = variable.astype(original.dtype, copy=False)
-            out[name] = (variable.dims, variable.data, original.attrs)
-            out[name].encoding = _safe_encoding(original.encoding)
+            encoding = _safe_encoding(original.encoding)
+            out[name] = xr.Variable(variable.dims, variable.data, original.attrs, encoding)
         return out
 
 
@@ -153,12 +162,17 @@ def _as_indexer(index: np.ndarray) -> slice | np.ndarray:
     return index
 
 
-def _safe_encoding(encoding: dict[str, Any]) -> dict[str, Any]:
-    """Drop packing: an analysis may leave the range that the forecast's scale can hold."""
-    packing = ("scale_factor", "add_offset", "dtype", "_FillValue", "missing_value", "least_signif")
-    dropped = {k for k in encoding if k.startswith(packing)}
-    dropped |= {"chunksizes", "preferred_chunks", "chunks", "original_shape", "source"}
-    return {k: v for k, v in encoding.items() if k not in dropped}
+UNSAFE_ENCODING = {
+    # packing: an analysis may leave the range or the precision that the forecast's could hold
+    *("scale_factor", "add_offset", "dtype", "_Unsigned", "_FillValue", "missing_value"),
+    *("least_significant_digit", "significant_digits", "quantize_mode", "filters", "serializer"),
+    # the layout of the file that the forecast came from
+    *("chunksizes", "preferred_chunks", "chunks", "shards", "original_shape", "source"),
+}
+
+
+def _safe_encoding(encoding: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in encoding.items() if k not in UNSAFE_ENCODING}
 
 
 def layout_of(forecast: xr.Dataset, spec: StateSpec) -> Layout:
@@ -178,38 +192,40 @@ def layout_of(forecast: xr.Dataset, spec: StateSpec) -> Layout:
 
     Raises
     ------
+    PriorError
+        Where the forecast lacks variables of the prior.
     StateError
-        Naming every variable, unit, level or coordinate that does not fit, and what to do.
+        Naming every unit, level, coordinate or time that does not fit, and what to do.
     """
-    names = _match_variables(forecast, spec)
+    names = match_variables(forecast, spec)
     dims = find_dimensions(forecast, names)
     problems: list[str] = []
-    factor, offset, levels = [], [], []
+    factor: list[float] = []
+    offset: list[float] = []
+    levels: list[np.ndarray | None] = []
     for v, name in zip(spec.variables, names, strict=True):
         units = forecast[name].attrs.get("units")
         try:
-            change = conversion(units, v.units, variable=f"forecast variable {name!r}")
-            factor += [change.factor] * v.size
-            offset += [change.offset] * v.size
+            change = conversion(units, v.units)
         except UnitsError:
+            expected = f"units that convert to {v.units!r}, those of the prior"
+            remedy = "correct attrs['units'], or convert the values"
             problems.append(
-                problem(
-                    f"forecast variable {name!r}",
-                    f"units {units!r}",
-                    f"units that convert to {v.units!r}, those of the prior",
-                    "correct attrs['units']",
-                )
+                problem(f"forecast variable {name!r}", f"units {units!r}", expected, remedy)
             )
-        index, trouble = _levels(forecast, name, v, dims.level[name])
+            change = IDENTITY
+        factor += [change.factor] * v.size
+        offset += [change.offset] * v.size
+        index, trouble = match_variable_levels(forecast, name, v, dims.level[name])
         levels.append(index)
         problems += trouble
-    space, missing = _match_space(forecast, spec, dims)
+    space, missing = match_space(forecast, spec, dims)
     problems += missing
-    order = []
+    order: list[np.ndarray] = []
     if not missing:
         order, trouble = match_axis(forecast, spec, space)
         problems += trouble
-    time_values, trouble = _times(forecast, dims.time)
+    time_values, trouble = match_times(forecast, dims.time)
     problems += trouble
     raise_problems(StateError, problems)
     column = (-1, *[1] * len(spec.dims))
@@ -230,148 +246,7 @@ def layout_of(forecast: xr.Dataset, spec: StateSpec) -> Layout:
 
 
 def _float_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    return dtype if np.issubdtype(dtype, np.floating) else np.dtype(np.float32)
-
-
-def _match_variables(forecast: xr.Dataset, spec: StateSpec) -> tuple[str, ...]:
-    by_standard_name: dict[str, list[str]] = {}
-    for name, da in forecast.data_vars.items():
-        kind = standard_name(da)
-        if kind:
-            by_standard_name.setdefault(kind, []).append(str(name))
-    names, missing = [], []
-    for v in spec.variables:
-        if v.name in forecast.data_vars:
-            names.append(v.name)
-            continue
-        candidates = by_standard_name.get(v.standard_name or "", [])
-        if len(candidates) == 1:
-            names.append(candidates[0])
-        else:
-            missing.append(v)
-    numeric = [str(n) for n in names if forecast[n].dtype.kind not in "fiu"]
-    if missing:
-        wanted = ", ".join(
-            repr(v.name) + (f" ({v.standard_name})" if v.standard_name else "") for v in missing
-        )
-        found = ", ".join(repr(str(n)) for n in forecast.data_vars) or "none"
-        raise PriorError(
-            problem(
-                "forecast variables",
-                found,
-                f"{wanted}, which the prior has",
-                f"rename yours, e.g. forecast.rename({{'old': {missing[0].name!r}}}), or use a "
-                "prior for these variables",
-            )
-        )
-    if numeric:
-        raise StateError(
-            problem(
-                f"forecast variables {', '.join(numeric)}",
-                f"type {forecast[numeric[0]].dtype}",
-                "numbers",
-                "decode or convert them",
-            )
-        )
-    return tuple(names)
-
-
-def _levels(
-    forecast: xr.Dataset, name: str, v: VariableSpec, level_dim: str | None
-) -> tuple[np.ndarray | None, list[str]]:
-    label = f"forecast variable {name!r}"
-    if level_dim is None:
-        if v.size == 1:
-            return None, []
-        return None, [
-            problem(
-                label,
-                "no level dimension",
-                f"levels {list(v.levels or ())} along {v.level_dim!r}",
-                "give all levels of the prior",
-            )
-        ]
-    if v.levels is None:
-        if forecast.sizes[level_dim] == 1:
-            return np.zeros(1, dtype=int), []
-        return None, [
-            problem(
-                label,
-                f"{forecast.sizes[level_dim]} levels along {level_dim!r}",
-                "no levels, as in the prior",
-                f"select one: forecast.isel({level_dim}=0)",
-            )
-        ]
-    return match_levels(forecast, label, v, level_dim)
-
-
-def _match_space(
-    forecast: xr.Dataset, spec: StateSpec, dims: Dimensions
-) -> tuple[tuple[str, ...], list[str]]:
-    left = list(dims.space)
-    space, problems = [], []
-    for d in spec.dims:
-        same_kind = [
-            x for x in left if spec.axes[d] != "plain" and axis_kind(forecast, x) == spec.axes[d]
-        ]
-        choice = d if d in left else same_kind[0] if len(same_kind) == 1 else None
-        if choice is None:
-            problems.append(
-                problem(
-                    "horizontal dimensions of the forecast",
-                    f"{dims.space}",
-                    f"{spec.dims} as in the prior",
-                    f"rename them, e.g. forecast.rename({{{left[0]!r}: {d!r}}})"
-                    if left
-                    else "use a prior for this grid",
-                )
-            )
-            continue
-        left.remove(choice)
-        space.append(choice)
-    if left and not problems:
-        problems.append(
-            problem(
-                "horizontal dimensions of the forecast",
-                f"{dims.space}",
-                f"{spec.dims} as in the prior",
-                f"select one entry of the others: forecast.isel({left[0]}=0)",
-            )
-        )
-    return tuple(space), problems
-
-
-def _times(forecast: xr.Dataset, dim: str | None) -> tuple[np.ndarray | None, list[str]]:
-    name = dim
-    if name is None:
-        # A single time as a scalar coordinate still tells which observations belong to it.
-        name = "time" if "time" in forecast.coords and forecast["time"].ndim == 0 else None
-        if name is None:
-            return None, []
-    if name not in forecast.coords:
-        return None, [
-            problem(
-                f"forecast dimension {name!r}",
-                "no coordinate",
-                "a time for each state",
-                f"assign it: forecast.assign_coords({name}=...)",
-            )
-        ]
-    values = np.atleast_1d(forecast[name].values)
-    problems = []
-    if len({str(v) for v in values}) < values.size:
-        seen: set[str] = set()
-        twice = next(str(v) for v in values if str(v) in seen or seen.add(str(v)))  # type: ignore[func-returns-value]
-        problems.append(
-            problem(
-                f"forecast dimension {name!r}",
-                f"duplicate times, first {twice}",
-                "each time once",
-                f"forecast.drop_duplicates({name!r})",
-            )
-        )
-    if values.dtype.kind == "M" and np.isnat(values).any():
-        problems.append(
-            problem(f"forecast dimension {name!r}", "missing times (NaT)", "a time for each state")
-        )
-    return values, problems
+    if np.issubdtype(dtype, np.floating):
+        return dtype
+    # Integers of more than 24 bits need double precision to come back exactly.
+    return np.dtype(np.float32 if dtype.itemsize <= 2 else np.float64)

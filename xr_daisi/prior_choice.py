@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from xr_daisi.errors import DaisiError, DaisiTypeError, PriorError, problem
 from xr_daisi.layout import layout_of
 from xr_daisi.options import get_option
-from xr_daisi.registry import load_prior, registered_priors
 from xr_daisi.priors import FlowPrior
+from xr_daisi.registry import load_prior, registered_priors
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -20,8 +20,10 @@ __all__ = ["choose_prior"]
 def choose_prior(forecast: xr.Dataset, prior: FlowPrior | str | Path | None) -> FlowPrior:
     """Return the prior to use for a forecast.
 
-    In this order: the one given; the one ``forecast.attrs["daisi_prior"]`` names, if it can be
-    loaded; the one of ``set_options``; the one registered prior whose variables and grid fit.
+    In this order: the one given; the one that ``forecast.attrs["daisi_prior"]`` names; the one of
+    `set_options`; the one registered prior whose variables and grid fit. A plain name in the
+    attributes that nothing is registered under is passed over: analyses keep the names of priors
+    that were made in their session alone.
 
     Parameters
     ----------
@@ -38,41 +40,50 @@ def choose_prior(forecast: xr.Dataset, prior: FlowPrior | str | Path | None) -> 
     Raises
     ------
     PriorError
-        If none can be found, or several fit.
+        If none can be found, several fit, or one that is named cannot be loaded.
+    DaisiTypeError
+        If it is neither a prior nor the name of one.
     """
-    if isinstance(prior, FlowPrior):
-        return prior
-    if prior is not None:
-        if not isinstance(prior, (str, Path)):
-            raise DaisiTypeError(
-                problem("prior", type(prior).__name__, "a FlowPrior, a path or a registered name")
-            )
-        return load_prior(prior)
     named = forecast.attrs.get("daisi_prior")
-    if isinstance(named, str) and (named in registered_priors() or Path(named).is_file()):
-        return load_prior(named)
-    option = get_option("prior")
-    if option is not None:
-        return option if isinstance(option, FlowPrior) else load_prior(option)
-    fitting, reasons = [], []
+    if isinstance(named, str) and not (named in registered_priors() or _is_place(named)):
+        named = None
+    for choice in (prior, named, get_option("prior")):
+        if isinstance(choice, FlowPrior):
+            return choice
+        if isinstance(choice, (str, Path)):
+            return load_prior(choice)
+        if choice is not None:
+            found, expected = type(choice).__name__, "a FlowPrior, a path or a registered name"
+            raise DaisiTypeError(problem("prior", found, expected))
+    return _only_fitting(forecast)
+
+
+def _is_place(text: str) -> bool:
+    """Tell whether a text is meant as a file or URL."""
+    return text.endswith(".safetensors") or "/" in text or Path(text).is_file()
+
+
+def _only_fitting(forecast: xr.Dataset) -> FlowPrior:
+    fitting: dict[str, FlowPrior] = {}
+    reasons = []
     for name in registered_priors():
-        candidate = load_prior(name)
-        try:
+        try:  # a file may be missing or damaged: the others still count
+            candidate = load_prior(name)
             layout_of(forecast, candidate.spec)
         except DaisiError as error:
-            reasons.append(f"{name}: {str(error).splitlines()[0]}")
+            reasons.append(f"{name}: {' '.join(str(error).split())}")
         else:
-            fitting.append((name, candidate))
+            fitting[name] = candidate
     if len(fitting) == 1:
-        return fitting[0][1]
-    names = ", ".join(name for name, _ in fitting)
+        return next(iter(fitting.values()))
     raise PriorError(
         problem(
             "prior",
-            f"{len(fitting)} registered priors that fit: {names}"
+            f"{len(fitting)} registered priors that fit: {', '.join(fitting)}"
             if fitting
-            else f"no registered prior that fits ({'; '.join(reasons)})",
+            else f"none given, and no registered one that fits ({'; '.join(reasons)})",
             "one",
-            "pass prior=..., or train one: xr_daisi.train_prior(history)",
+            "pass prior=..., xr_daisi.set_options(prior=...), or train one: "
+            "xr_daisi.train_prior(history)",
         )
     )

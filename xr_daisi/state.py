@@ -1,4 +1,4 @@
-"""What a state is: variables, levels, grid and normalisation; the border between labels and tensors.
+"""What a state is: variables, levels, grid, normalisation; the border of labels and tensors.
 
 Channels are the variables in the template's order, each variable's levels unrolled in their order.
 A forecast is put on the prior's grid, units and channel order by `Layout` (module `layout`).
@@ -225,8 +225,8 @@ class Normalization:
 
     def normalize(self, physical: np.ndarray) -> np.ndarray:
         """Normalise states ``(..., channel, *space)``; returns a new array."""
-        x = self._transformed(physical, forward=True)
-        return (x - self.mean) / self.std
+        normalised: np.ndarray = (self._transformed(physical, forward=True) - self.mean) / self.std
+        return normalised
 
     def denormalize(self, normalised: np.ndarray) -> np.ndarray:
         """Return physical states from normalised ones ``(..., channel, *space)``."""
@@ -273,8 +273,8 @@ def spec_from_dataset(
     Raises
     ------
     StateError
-        For missing variables, dimensions that do not fit, or coordinates that are not 1-D,
-        finite and monotonic.
+        For missing variables, dimensions that do not fit, or coordinates that are not finite and
+        monotonic; longitudes may cross the seam of their convention.
     """
     names = [str(v) for v in (ds.data_vars if variables is None else variables)]
     missing = [v for v in names if v not in ds.data_vars]
@@ -295,18 +295,20 @@ def spec_from_dataset(
         if d in ds.coords:
             values = np.asarray(ds.coords[d].values)
             units[d] = ds.coords[d].attrs.get("units")
-            steps = np.diff(values.astype(float)) if values.dtype.kind in "fiu" else None
-            if steps is None or not ((steps > 0).all() or (steps < 0).all()):
+            if values.dtype.kind in "fiu":
+                values = values.astype(float)
+                values = _unrolled(values) if axes[d] == "longitude" else values
+            if not _is_monotonic(values):
                 problems.append(
                     problem(
                         f"coordinate {d!r} of the {what}",
-                        "values that are not numbers or not monotonic",
+                        "values that are not numbers, not finite or not monotonic",
                         "increasing or decreasing numbers",
                         f"sort them: ds.sortby({d!r})",
                     )
                 )
                 continue
-            coords[d] = values.astype(float)
+            coords[d] = values
         else:
             coords[d] = np.arange(ds.sizes[d], dtype=float)
             units[d] = None
@@ -321,6 +323,28 @@ def spec_from_dataset(
     )
     specs = tuple(_variable_spec(ds, name, dims.level[name]) for name in names)
     return StateSpec(specs, space, coords, axes, wraps, units)
+
+
+def _is_monotonic(values: np.ndarray) -> bool:
+    if values.dtype.kind != "f" or values.size == 0 or not np.isfinite(values).all():
+        return False
+    steps = np.diff(values)
+    return bool((steps > 0).all() or (steps < 0).all())
+
+
+def _unrolled(longitudes: np.ndarray) -> np.ndarray:
+    """Make longitudes that cross the seam of their convention monotonic: 350, 0, 10 is -10, 0, 10.
+
+    Others are returned as they are.
+    """
+    if _is_monotonic(longitudes) or longitudes.size < 2 or not np.isfinite(longitudes).all():
+        return longitudes
+    unrolled = np.unwrap(longitudes, period=360.0)
+    if not _is_monotonic(unrolled) or np.ptp(unrolled) >= 360.0:
+        return longitudes
+    turns = np.floor((unrolled.max() - 1e-6) / 360.0)  # the largest is at most 360
+    values: np.ndarray = unrolled - 360.0 * turns
+    return values
 
 
 def _goes_round(values: np.ndarray, kind: str) -> bool:
