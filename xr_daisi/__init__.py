@@ -20,6 +20,7 @@ from xr_daisi.errors import (
 )
 from xr_daisi.estimate import AnalysisPlan
 from xr_daisi.feedback import feedback
+from xr_daisi.files import read_observations
 from xr_daisi.guidance import GuidanceWarning
 from xr_daisi.options import set_options
 from xr_daisi.priors import FlowPrior
@@ -45,6 +46,7 @@ __all__ = [
     "feedback",
     "invert",
     "load_prior",
+    "read_observations",
     "register_prior",
     "registered_priors",
     "sample",

@@ -42,6 +42,9 @@ INITIAL_NOISE = 3.06
 HOURS = 3.0
 """Between analyses."""
 
+LEAD_DAYS = 4.0
+"""Without observations before the first analysis: long enough for large errors."""
+
 START = np.datetime64("2000-01-01T00:00:00", "ns")
 
 
@@ -168,6 +171,7 @@ def run_demo(
     prior: FlowPrior | None = None,
     members: int = 10,
     cycles: int = 8,
+    lead_days: float = LEAD_DAYS,
     trajectory: int = 0,
     seed: int = 0,
     device: str = "auto",
@@ -183,7 +187,9 @@ def run_demo(
     members : int
         Ensemble size.
     cycles : int
-        Analyses, 3 hours apart, after a first day without observations.
+        Analyses, 3 hours apart.
+    lead_days : float
+        How long the ensemble runs without observations before the first one.
     trajectory : int
         Which of the spun-up states the truth starts from.
     seed : int
@@ -206,9 +212,10 @@ def run_demo(
     prior = prior or load_prior("sqg64")
     model = SQG()
     true = torch.from_numpy(spun_up_states()[trajectory])
-    tell("initial ensemble: the prior's view of a noisy truth, then a day without observations")
-    ensemble = model.advance(initial_ensemble(true, prior, members, seed), 24.0 - HOURS)
-    true = model.advance(true, 24.0 - HOURS)
+    tell(f"an ensemble near the truth, then {lead_days:g} days without observations")
+    lead = 24.0 * lead_days - HOURS
+    ensemble = model.advance(initial_ensemble(true, prior, members, seed), lead)
+    true = model.advance(true, lead)
     free = ensemble
 
     hours = np.timedelta64(int(HOURS * 3600), "s")
