@@ -31,7 +31,9 @@ def sqg_prior() -> FlowPrior:
     spec = xr_daisi.FlowPrior.from_velocity(
         network, to_dataset(spun_up_states()[0], dims=()), periodic=("y", "x")
     ).spec
-    return FlowPrior(network.eval(), spec, Normalization(np.zeros((2, 1, 1)), np.full((2, 1, 1), 8.0)))
+    return FlowPrior(
+        network.eval(), spec, Normalization(np.zeros((2, 1, 1)), np.full((2, 1, 1), 8.0))
+    )
 
 
 def network_seconds(prior: FlowPrior, members: int, settings: dict[str, int]) -> float:
@@ -74,7 +76,9 @@ def main() -> None:
         forecast.daisi.assimilate(obs, prior, batch=arguments.members, progress=False, **settings)
         ratios.append((time.perf_counter() - started) / bare)
     ratios = sorted(ratios[1:])  # the first pays for one-time set-up
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, grid {SQGParameters().n}^2")
+    print(
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, grid {SQGParameters().n}^2"
+    )
     print(
         f"assimilate / bare network: median {np.median(ratios):.2f} "
         f"({ratios[0]:.2f} to {ratios[-1]:.2f}, {arguments.repeats} pairs)"

@@ -37,11 +37,8 @@ TRAINING = slice("2019-03-01", "2019-03-18")
 TUNING = np.arange("2019-03-19", "2019-03-23", np.timedelta64(12, "h"), dtype="datetime64[ns]")
 TEST = np.arange("2019-03-24", "2019-04-01", np.timedelta64(12, "h"), dtype="datetime64[ns]")
 ERROR = 0.5
-CANDIDATES = {
-    "t_min": (0.05, 0.1, 0.15, 0.2),
-    "guidance_iterations": (3, 5),
-    "noise": (0.03, 0.1),
-}
+STEPS = 10
+CANDIDATES = {"t_min": (0.03, 0.05, 0.1, 0.2), "guidance_iterations": (3, 5)}
 
 
 def load(path: Path | None) -> xr.Dataset:
@@ -51,16 +48,22 @@ def load(path: Path | None) -> xr.Dataset:
     return xr.open_dataset(path)
 
 
-def train(field: xr.Dataset, minutes: float, checkpoint: Path | None) -> xr_daisi.FlowPrior:
-    """Train on 1-18 March."""
+def train(field: xr.Dataset, steps: int, checkpoint: Path) -> xr_daisi.FlowPrior:
+    """Train on 1-18 March; two fields tell the network where it is."""
+    position = {
+        f"{d} as a field": field[d].drop_vars(d).reset_coords(drop=True)
+        for d in ("latitude", "longitude")
+    }
     return xr_daisi.train_prior(
         field.sel(time=TRAINING),
         ["t2m"],
-        max_minutes=minutes,
+        steps=steps,
         batch_size=16,
         width=32,
         multipliers=(1, 2, 2),
         patch=2,
+        static=xr.Dataset(position),
+        dropout=0.15,
         normalization="point-mean",
         checkpoint=checkpoint,
         name="uk-t2m",
@@ -108,7 +111,7 @@ def choose_settings(prior: xr_daisi.FlowPrior, field: xr.Dataset) -> xr_daisi.Fl
     best, chosen = np.inf, {}
     for values in itertools.product(*CANDIDATES.values()):
         settings = dict(zip(CANDIDATES, values, strict=True))
-        analysis = forecast.daisi.assimilate(obs, prior, obs_error=ERROR, steps=15, **settings)
+        analysis = forecast.daisi.assimilate(obs, prior, obs_error=ERROR, steps=STEPS, **settings)
         scores = ensemble_scores(analysis, field[["t2m"]].sel(time=TUNING)).mean()
         print(
             f"  {settings}: RMSE {float(scores.rmse):.3f} K, CRPS {float(scores.crps):.3f} K, "
@@ -118,7 +121,7 @@ def choose_settings(prior: xr_daisi.FlowPrior, field: xr.Dataset) -> xr_daisi.Fl
         if float(scores.crps) < best:
             best, chosen = float(scores.crps), settings
     print(f"chosen on 19-22 March: {chosen}", flush=True)
-    return prior.with_settings(steps=15, **chosen)
+    return prior.with_settings(steps=STEPS, **chosen)
 
 
 def main() -> None:
@@ -127,7 +130,7 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, help="NetCDF or GRIB file; fetched when left out")
     parser.add_argument("--out", type=Path, default=Path("era5-uk"), help="folder for results")
-    parser.add_argument("--minutes", type=float, default=15.0, help="budget of the training")
+    parser.add_argument("--steps", type=int, default=4000, help="optimiser steps of the training")
     parser.add_argument("--prior", type=Path, help="use this trained prior, with its settings")
     arguments = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", str(os.cpu_count() or 1))))
@@ -136,7 +139,7 @@ def main() -> None:
 
     if arguments.prior is None:
         path = arguments.out / "uk-t2m.safetensors"
-        prior = train(field, arguments.minutes, arguments.out / "training.checkpoint")
+        prior = train(field, arguments.steps, arguments.out / "training.checkpoint")
         prior = choose_settings(prior, field)
         prior.save(path, overwrite=True)
     else:
@@ -154,7 +157,9 @@ def main() -> None:
         {"forecast": forecast, "analysis": analysis, "sampling without forecast": alone}, truth
     )
     print(table)
-    ratio = ensemble_scores(analysis, truth).rmse.mean() / ensemble_scores(forecast, truth).rmse.mean()
+    ratio = (
+        ensemble_scores(analysis, truth).rmse.mean() / ensemble_scores(forecast, truth).rmse.mean()
+    )
     print(f"analysis RMSE / background RMSE: {float(ratio):.3f}; {seconds:.0f} s for 16 analyses")
     (arguments.out / "scores.txt").write_text(table + "\n", encoding="utf-8")
     analysis.to_netcdf(arguments.out / "analysis.nc")

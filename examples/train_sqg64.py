@@ -107,7 +107,9 @@ def train(history: Path, out: Path, *, minutes: float, width: int, checkpoint: P
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("simulate")
     one.add_argument("--out", type=Path, required=True)

@@ -220,9 +220,7 @@ def run_demo(
 
     hours = np.timedelta64(int(HOURS * 3600), "s")
     times = START + np.arange(cycles) * hours
-    truths = np.stack(
-        [t.numpy() for t in model.trajectory(true, hours=HOURS, states=cycles)]
-    )
+    truths = np.stack([t.numpy() for t in model.trajectory(true, hours=HOURS, states=cycles)])
     truth = to_dataset(truths, dims=("time",), times=times)
     obs = sparse_observations(truth, seed=seed)
     frees = [f.numpy() for f in model.trajectory(free, hours=HOURS, states=cycles)]
