@@ -84,9 +84,12 @@ def static_fields(
                 )
             )
             continue
-        full = da.expand_dims(
-            {d: spec.coords[d].size for d in spec.dims if d not in da.dims}
-        ).transpose(*spec.dims)
+        # Without coordinates: a scalar one (a selected latitude) would stand in the way.
+        full = (
+            da.reset_coords(drop=True)
+            .expand_dims({d: spec.coords[d].size for d in spec.dims if d not in da.dims})
+            .transpose(*spec.dims)
+        )
         values = full.to_numpy().astype(np.float64)
         if not np.isfinite(values).all():
             problems.append(

@@ -202,12 +202,11 @@ def train_prior(
     shape = {k: v for k, v in shape.items() if v is not None}
     previous = load_prior(init) if isinstance(init, (str, Path)) else init
     if previous is not None:
-        fixed_options: dict[str, Any] = {**shape, "static": static}
-        if normalization != "variable":
-            fixed_options["normalization"] = normalization
-        if dropout:
-            fixed_options["dropout"] = dropout
-        check_initial(previous, transform, fixed_options)
+        wanted = {**shape, "static": static, "transform": transform and dict(transform)}
+        # The defaults of these two do not tell whether they were asked for.
+        wanted["normalization"] = None if normalization == "variable" else normalization
+        wanted["dropout"] = dropout or None
+        check_initial(previous, wanted)
         names = as_names(variables) or previous.spec.names
         wraps = as_names(periodic)
         if wraps is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -105,26 +106,22 @@ def transforms_of(prior: FlowPrior) -> dict[str, str]:
     return found
 
 
-def check_initial(
-    previous: FlowPrior, transform: Mapping[str, str] | None, fixed: Mapping[str, Any]
-) -> None:
+def check_initial(previous: FlowPrior, wanted: Mapping[str, Any]) -> None:
     """Check that a training can continue from a prior.
 
     Parameters
     ----------
     previous : FlowPrior
         The prior.
-    transform : mapping or None
-        Transforms asked for.
-    fixed : mapping
-        Options that the prior decides, with None for those not asked for.
+    wanted : mapping
+        Options that the prior has decided, with None for those not asked for.
 
     Raises
     ------
     DaisiTypeError, PriorError
         If it is no prior, or one with a network of the user's own.
     SettingsError
-        Naming every option that the prior has decided already.
+        Naming every option that contradicts the prior.
     """
     if not isinstance(previous, FlowPrior):
         raise DaisiTypeError(
@@ -134,15 +131,21 @@ def check_initial(
         raise PriorError(
             problem("init", "a prior with a network of its own", "one trained by train_prior")
         )
+    kept = asdict(previous.network.config)
+    kept |= {
+        "transform": transforms_of(previous),
+        "normalization": previous.card.get("normalization"),
+    }
     remedy = "leave it out, or train without init"
-    problems = [
-        problem(name, "a value beside init", f"the one that {previous.name!r} brings", remedy)
-        for name, value in fixed.items()
-        if value is not None
-    ]
-    kept = transforms_of(previous)
-    if transform is not None and dict(transform) != kept:
-        problems.append(problem("transform", f"{dict(transform)}", f"{kept}, that of init", remedy))
+    problems = []
+    for name, value in wanted.items():
+        if value is None:
+            continue
+        if name == "static":
+            problems.append(problem(name, "fields", "those that init brings", remedy))
+        elif value != kept[name]:
+            expected = f"{kept[name]!r}, as {previous.name!r} of init has it"
+            problems.append(problem(name, repr(value), expected, remedy))
     raise_problems(SettingsError, problems)
 
 
