@@ -93,7 +93,7 @@ def read_checkpoint(
             problem(subject, f"no readable checkpoint ({reason})", "one of train_prior", REMEDY)
         ) from error
     wanted = json.loads(json.dumps(fingerprint))
-    different = [k for k in wanted if found.get(k, wanted[k]) != wanted[k]]
+    different = [k for k in wanted if k in found and not _agree(found[k], wanted[k])]
     if different:
         raise SettingsError(
             problem(
@@ -104,3 +104,9 @@ def read_checkpoint(
             )
         )
     return tensors, progress
+
+
+def _agree(found: object, wanted: object) -> bool:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        return all(_agree(found[k], wanted[k]) for k in found.keys() & wanted.keys())
+    return found == wanted

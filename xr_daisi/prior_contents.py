@@ -13,6 +13,7 @@ from xr_daisi.networks import UNet, build_network
 from xr_daisi.prior_files import FORMAT, FORMAT_VERSION, damaged, read_file
 from xr_daisi.settings import Settings
 from xr_daisi.state import Normalization, StateSpec
+from xr_daisi.transforms import TRANSFORMS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -116,19 +117,25 @@ def unpack(path: Path) -> Contents:
         static = weights["static"]
         network = build_network(card["network"], static if static.numel() else None)
         network.load_state_dict(weights)
+        transforms = tuple(card["transforms"])
+        unknown = {*transforms} - {None, *TRANSFORMS}
+        if unknown or card["interpolant"] != network.config.interpolant:
+            raise ValueError(f"transforms {transforms}, interpolant {card['interpolant']!r}")
         return Contents(
             network=network.eval().requires_grad_(False),
             spec=StateSpec.from_dict(card["state"]),
             normalization=Normalization(
                 tensors["normalization.mean"].numpy(),
                 tensors["normalization.std"].numpy(),
-                tuple(card["transforms"]),
+                transforms,
             ),
             settings=Settings().updated(settings),
             interpolant=card["interpolant"],
             card={k: v for k, v in card.items() if k not in _DERIVED},
             sha256=sha256,
         )
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = f"{type(error).__name__}: {error}"
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        # torch lists every weight that does not fit; the first tells enough.
+        lines = [line.strip() for line in str(error).splitlines()]
+        reason = " ".join([type(error).__name__ + ":", *lines[:2]])
         raise damaged(path, f"a card that cannot be used ({reason})") from error
