@@ -219,7 +219,8 @@ def other_valid_time(ds: xr.Dataset, name: str) -> str | None:
     Returns
     -------
     str or None
-        A coordinate with standard_name ``time`` whose values differ; None where all agrees.
+        A coordinate with standard_name ``time`` whose values differ; None where all agrees, and
+        where telling would mean to compute a dask array.
     """
     time = ds.coords[name]
     if standard_name(time) != "forecast_reference_time":
@@ -228,7 +229,7 @@ def other_valid_time(ds: xr.Dataset, name: str) -> str | None:
         valid = ds.coords.get(other)
         if valid is None or valid.dims != time.dims or standard_name(valid) != "time":
             continue
-        if not np.array_equal(valid.values, time.values):
+        if valid.chunks is None and not np.array_equal(valid.values, time.values):
             return str(other)
     return None
 

@@ -262,8 +262,8 @@ def _labelled(
     kept = {d for variable in data.values() for d in variable[0]}
     # Positions may be data variables, and a scalar coordinate may be called like the members.
     places = find_coordinates(obs, layout.spec, "observations").names & set(obs.variables)
-    every = obs.set_coords(places).coords
-    coords = {k: v for k, v in every.items() if set(v.dims) <= kept and k != member}
+    every = obs.set_coords(places).coords.to_dataset().compute()
+    coords = {k: v for k, v in every.coords.items() if set(v.dims) <= kept and k != member}
     if member in forecast.coords and forecast.indexes[member].nlevels == 1:
         coords[member] = forecast.coords[member].reset_coords(drop=True)
     return xr.Dataset(data, coords=coords, attrs=obs.attrs)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from xr_daisi.coordinate_values import read_coordinate
 from xr_daisi.dimensions import Dimensions, axis_kind, standard_name, time_coordinate
 from xr_daisi.errors import PriorError, StateError, problem, raise_problems
 from xr_daisi.grid_matching import match_level, match_levels
@@ -215,7 +216,7 @@ def match_times(forecast: xr.Dataset, dim: str | None) -> tuple[np.ndarray | Non
     if name is None:
         remedy = f"assign it: forecast.assign_coords({dim}=...)"
         return None, [problem(label, "no coordinate", "a time for each state", remedy)]
-    values = np.atleast_1d(forecast[name].values)
+    values = np.atleast_1d(read_coordinate(forecast[name]))
     problems = []
     twice = duplicate_time(values)
     if twice is not None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xr_daisi.coordinate_values import read_coordinate
 from xr_daisi.dimensions import LATITUDE_NAMES, LEVEL_NAMES, LONGITUDE_NAMES
 from xr_daisi.errors import DaisiError, ObservationError, problem, raise_problems
 from xr_daisi.units import conversion
@@ -180,7 +181,7 @@ def _time(ds: xr.Dataset, subject: str) -> Position | None:
     if name is None:
         return None
     variable = ds.variables[name]
-    return Position(name, tuple(map(str, variable.dims)), np.asarray(variable.values))
+    return Position(name, tuple(map(str, variable.dims)), read_coordinate(variable))
 
 
 def _named(ds: xr.Dataset, names: Iterable[str], within: Iterable[Any] | None = None) -> str | None:
@@ -226,7 +227,7 @@ def _numeric(ds: xr.Dataset, name: str, units: str | None, subject: str) -> Posi
     if units == "degree" and str(own or "").strip().lower().startswith("deg"):
         own = units  # degrees north and degrees east are degrees
     change = conversion(units, own, variable=f"{subject}, {name}")
-    values = np.asarray(variable.values, dtype=np.float64)
+    values = read_coordinate(variable).astype(np.float64)
     if not change.is_identity:
         values = (values - change.offset) / change.factor
     return Position(name, tuple(map(str, variable.dims)), values)

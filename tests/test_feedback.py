@@ -1,0 +1,243 @@
+"""Feedback: what was used or rejected and why, and how far forecast and analysis are off."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from labelled import (
+    LAT,
+    LON,
+    MEAN,
+    QUICK,
+    TIMES,
+    forecast,
+    gaussian_prior,
+    in_celsius,
+    stations,
+    template,
+    unchanged,
+)
+
+from xr_daisi import FlowPrior, StateError, assimilate, feedback
+from xr_daisi.errors import DaisiTypeError, NoObservationsWarning
+from xr_daisi.observations import Status
+
+PRIOR = gaussian_prior()
+FORECAST = forecast()
+OBS = stations()
+REJECTED = len(Status)
+
+
+def analyse(ds: xr.Dataset = FORECAST, obs: Any = OBS, prior: Any = PRIOR, **more: Any) -> Any:
+    return assimilate(ds, obs, prior, **{**QUICK, **more})
+
+
+def interpolated(ds: xr.Dataset, obs: xr.Dataset = OBS) -> xr.DataArray:
+    """H by xarray's own interpolation, ``(member, time, station)``."""
+    at = ds.t2m.interp(latitude=obs.latitude, longitude=obs.longitude)
+    return at.transpose("member", "time", "station")
+
+
+def test_numbers_are_those_of_a_direct_computation() -> None:
+    analysis = analyse()
+    before = FORECAST.copy(deep=True), OBS.copy(deep=True), analysis.copy(deep=True)
+    found = feedback(FORECAST, OBS, analysis)
+    for ds, copy in zip((FORECAST, OBS, analysis), before, strict=True):
+        unchanged(ds, copy)
+    np.testing.assert_allclose(found.t2m_forecast, interpolated(FORECAST), rtol=1e-12)
+    np.testing.assert_allclose(found.t2m_analysis, interpolated(analysis), rtol=1e-12)
+    departure = OBS.t2m - interpolated(analysis).mean("member")
+    np.testing.assert_allclose(found.t2m_o_minus_a, departure, rtol=1e-8)
+    np.testing.assert_allclose(found.t2m_o_minus_b, OBS.t2m - interpolated(FORECAST).mean("member"))
+    np.testing.assert_array_equal(found.t2m_error, OBS.t2m_error)
+    np.testing.assert_array_equal(found.t2m, OBS.t2m)
+    assert (found.t2m_status == 0).all()
+    assert float((found.t2m_o_minus_a**2).mean()) < 0.3 * float((found.t2m_o_minus_b**2).mean())
+
+
+def test_it_is_labelled_like_the_observations(tmp_path: Path) -> None:
+    obs = OBS.assign_coords(number=3).assign_attrs(source="buoys", history="old")
+    obs.t2m.attrs["ancillary_variables"] = "t2m_error"
+    found = feedback(FORECAST, obs, analyse(obs=obs))
+    assert found.t2m_forecast.dims == ("member", "time", "station")
+    assert found.t2m_o_minus_a.dims == obs.t2m.dims
+    assert set(found.coords) == {"time", "latitude", "longitude", "number", "member"}
+    assert found.attrs["source"] == "buoys"
+    for name in ("t2m", "t2m_error", "t2m_forecast", "t2m_analysis", "t2m_o_minus_b"):
+        assert found[name].attrs["units"] == "K"
+    assert found.t2m.attrs["ancillary_variables"] == "t2m_error t2m_status"
+    flags = found.t2m_status.attrs
+    assert len(flags["flag_values"]) == len(flags["flag_meanings"].split())
+    found.to_netcdf(tmp_path / "feedback.nc")
+    with xr.open_dataset(tmp_path / "feedback.nc") as again:
+        np.testing.assert_array_equal(again.t2m_status, found.t2m_status)
+
+
+def test_what_became_of_each_value() -> None:
+    obs = OBS.copy(deep=True)
+    obs.t2m[0, 0] = np.nan
+    obs.t2m[1, 1] = 500.0
+    latitude = obs.latitude.values.copy()
+    latitude[3] = 80.0
+    obs = obs.assign_coords(latitude=("station", latitude))
+    later = obs.isel(time=[0]).assign_coords(time=TIMES[:1] + np.timedelta64(100, "D"))
+    obs = xr.concat([obs, later], "time")
+    analysis = analyse(obs=obs, background_check=6.0)
+    found = feedback(FORECAST, obs, analysis)
+    names = found.t2m_status.attrs["flag_meanings"].split()
+    meaning = dict(zip(found.t2m_status.attrs["flag_values"].tolist(), names, strict=True))
+    words = [[meaning[int(code)] for code in row] for row in found.t2m_status]
+    assert words[0] == ["missing_value", "used", "used", "outside_the_grid"]
+    assert words[1][1] == "too_far_from_the_forecast"
+    assert words[2] == ["used", "used", "used", "outside_the_grid"]
+    assert words[3][1] == "too_far_from_any_forecast_time"
+    # compared although rejected, so that one sees how far off it was
+    assert float(found.t2m_o_minus_b[1, 1]) > 200.0
+    assert np.isnan(found.t2m_o_minus_b[:, 3]).all()
+    assert np.isnan(found.t2m_error[3]).all()
+    assert float(found.t2m[1, 3]) == float(obs.t2m[1, 3])
+
+
+def test_dask_on_every_side() -> None:
+    wanted = feedback(FORECAST, OBS, analyse())
+    lazy = analyse(FORECAST.chunk(time=2, member=1), OBS.chunk(station=2))
+    found = feedback(FORECAST.chunk(time=1), OBS.chunk(station=2), lazy)
+    assert not found.chunks
+    xr.testing.assert_allclose(found, wanted, rtol=1e-12)
+
+
+def test_a_lazy_analysis_is_computed_once() -> None:
+    prior = gaussian_prior()
+    lazy = analyse(FORECAST.chunk(time=-1), OBS, prior)
+    feedback(FORECAST, OBS, lazy)
+    assert prior.network.calls == 3 * 2 * (4 + 4)
+
+
+def test_missing_lazy_values_are_missing() -> None:
+    obs = OBS.copy(deep=True)
+    obs.t2m[2, 1] = np.nan
+    found = feedback(FORECAST, obs.chunk(time=1), analyse(obs=obs.chunk(time=1)).compute())
+    assert found.t2m_status.values[2].tolist() == [0, int(Status.MISSING), 0, 0]
+
+
+def test_settings_are_remembered(tmp_path: Path) -> None:
+    obs = OBS.drop_vars("t2m_error").assign_coords(time=TIMES + np.timedelta64(150, "m"))
+    obs["squared"] = (obs.t2m**2).assign_attrs(units="K2")
+    obs = obs.drop_vars("t2m")
+    keywords = {"operator": {"squared": "square"}, "obs_error": 300.0, "time_tolerance": "160min"}
+    ds = FORECAST.isel(time=[1])
+    analysis = analyse(ds, obs, **keywords)
+    analysis.to_netcdf(tmp_path / "analysis.nc")
+    with xr.open_dataset(tmp_path / "analysis.nc") as again:
+        found = feedback(ds, obs, again.load())
+    assert (found.squared_status[1] == 0).all()
+    assert (found.squared_status[0] != 0).all()
+    np.testing.assert_array_equal(found.squared_error[1], 300.0)
+    np.testing.assert_allclose(found.squared_forecast[:, 1], interpolated(ds)[:, 0] ** 2, rtol=1e-2)
+    wider = feedback(ds, obs, analysis, obs_error=1.0, time_tolerance="10h")
+    assert (wider.squared_status == 0).all()
+    assert (wider.squared_error == 1.0).all()
+
+
+def test_operators_see_the_prior_and_its_units() -> None:
+    """Also where the forecast has other units and another name."""
+    ds = in_celsius(FORECAST).rename(t2m="temperature").sortby("latitude")
+    obs = OBS.rename(t2m="radiance", t2m_error="radiance_error")
+    obs["radiance"] = (obs.radiance**2).assign_attrs(units="1")
+    obs["radiance_error"] = (obs.radiance_error * 600.0).assign_attrs(units="1")
+    operator = {"radiance": lambda state: state["t2m"] ** 2}
+    analysis = analyse(ds, obs, operator=operator)
+    found = feedback(ds, obs, analysis, operator=operator)
+    np.testing.assert_allclose(found.radiance_forecast, interpolated(FORECAST) ** 2, rtol=1e-9)
+    with pytest.raises(StateError, match=r"functions for radiance.*pass operator"):
+        feedback(ds, obs, analysis)
+    celsius = feedback(in_celsius(FORECAST), OBS, analyse(in_celsius(FORECAST)))
+    np.testing.assert_allclose(celsius.t2m_forecast, interpolated(FORECAST), rtol=1e-12)
+    assert celsius.t2m_forecast.attrs["units"] == "K"
+
+
+def test_seams_are_those_of_the_prior() -> None:
+    """Between the last and the first longitude a prior that is not periodic has no values."""
+    lon = np.arange(-180.0, 180.0, 30.0)
+    globe = template().isel(longitude=slice(1)).reindex(longitude=lon, fill_value=0.0)
+    globe.t2m.attrs = template().t2m.attrs
+    obs = xr.Dataset(
+        {"t2m": ("p", [280.0, 280.0], {"units": "K"})},
+        coords={"latitude": ("p", [52.0, 52.0]), "longitude": ("p", [170.0, 355.0])},
+    )
+    turned = (globe + MEAN).assign_coords(longitude=lon % 360).sortby("longitude")
+    turned.t2m.attrs = globe.t2m.attrs
+    for periodic, status in (((), Status.OUTSIDE_GRID), (("longitude",), Status.USED)):
+        prior = FlowPrior.from_velocity(
+            lambda x, t: 0 * x, globe, mean=MEAN, std=5.0, periodic=periodic
+        )
+        analysis = analyse(turned, obs, prior, obs_error=1.0)
+        found = feedback(turned, obs, analysis)
+        assert found.t2m_status.values.tolist() == [status, Status.USED]
+        np.testing.assert_allclose(found.t2m_forecast[1], MEAN)
+
+
+def test_lists_and_missing_dimensions() -> None:
+    parts = [OBS.isel(station=[0]), OBS.isel(station=[1, 2, 3])]
+    found = feedback(FORECAST, parts, analyse(obs=parts))
+    whole = feedback(FORECAST, OBS, analyse())
+    assert isinstance(found, list)
+    joined = xr.concat(found, "station")
+    np.testing.assert_allclose(joined.t2m_o_minus_b, whole.t2m_o_minus_b)
+    ds, obs = FORECAST.isel(member=0, time=0, drop=True), OBS.isel(time=0, drop=True)
+    one = feedback(ds, obs, analyse(ds, obs))
+    assert one.t2m_forecast.dims == ("station",)
+    np.testing.assert_allclose(one.t2m_o_minus_b, obs.t2m - one.t2m_forecast)
+
+
+def test_positions_may_be_data_variables() -> None:
+    obs = OBS.reset_coords(["latitude", "longitude"])
+    found = feedback(FORECAST, obs, analyse(obs=obs))
+    np.testing.assert_array_equal(found.latitude, OBS.latitude)
+
+
+def test_nothing_used_shows_in_the_statuses() -> None:
+    obs = OBS.assign_coords(latitude=OBS.latitude + 90.0)
+    with pytest.warns(NoObservationsWarning):
+        analysis = analyse(obs=obs)
+    found = feedback(FORECAST, obs, analysis)
+    assert (found.t2m_status == Status.OUTSIDE_GRID).all()
+    assert found.t2m_forecast.dims == ("member", "time", "station")
+    assert np.isnan(found.t2m_forecast).all()
+
+
+def test_fields() -> None:
+    field = template().t2m.expand_dims(time=TIMES).copy(data=np.full((3, 5, 6), np.nan))
+    field[:, 2, 3] = 281.0
+    obs = field.to_dataset(name="t2m")
+    found = feedback(FORECAST, obs, analyse(obs=obs, obs_error=0.5))
+    np.testing.assert_allclose(
+        found.t2m_forecast[..., 2, 3], FORECAST.t2m.isel(latitude=2, longitude=3).T
+    )
+    assert int((found.t2m_status == 0).sum()) == 3
+    np.testing.assert_array_equal(found.latitude, LAT)
+    np.testing.assert_array_equal(found.longitude, LON)
+
+
+def test_without_attributes_the_forecast_tells_the_state() -> None:
+    analysis = analyse().drop_attrs(deep=False)
+    found = feedback(FORECAST, OBS, analysis)
+    np.testing.assert_allclose(found.t2m_forecast, interpolated(FORECAST))
+
+
+def test_what_does_not_belong_together() -> None:
+    analysis = analyse()
+    with pytest.raises(StateError, match="analysis: found 2 times"):
+        feedback(FORECAST, OBS, analysis.isel(time=[0, 1]))
+    with pytest.raises(StateError, match="2019-03-01T12:00:00 among them"):
+        feedback(FORECAST, OBS, analysis.isel(time=[2, 1, 0]))
+    with pytest.raises(StateError, match="1 members, expected 4"):
+        feedback(FORECAST, OBS, analysis.mean("member", keep_attrs=True))
+    with pytest.raises(DaisiTypeError, match="analysis: found str"):
+        feedback(FORECAST, OBS, "analysis.nc")  # type: ignore[arg-type]
+    with pytest.raises(StateError, match=r"obs.rename\(member="):
+        feedback(FORECAST, OBS.rename(station="member"), analysis)
