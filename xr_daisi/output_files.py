@@ -82,7 +82,9 @@ def check_free(target: Path, *, overwrite: bool, remedy: str) -> None:
         return
     if not overwrite:
         kind = "directory" if target.is_dir() else "file"
-        raise FileExistsError(f"{target}: found an existing {kind}, expected none; {remedy} to replace it")
+        raise FileExistsError(
+            f"{target}: found an existing {kind}, expected none; {remedy} to replace it"
+        )
     if target.is_dir() and not any((target / name).exists() for name in _ZARR_METADATA):
         raise _not_replaced(target, "a directory that is no Zarr store", "a file or Zarr store")
 
