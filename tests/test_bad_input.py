@@ -25,6 +25,7 @@ from xr_daisi import (
     UnitsError,
     assimilate,
 )
+from xr_daisi.state import Normalization, spec_from_dataset
 
 PRIOR = gaussian_prior()
 OTHER = FlowPrior.from_velocity(
@@ -359,6 +360,39 @@ def test_truncated_and_existing_prior_files(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         prior.save(whole)
     assert assimilate(forecast(), stations(), whole, **{**QUICK, "steps": 1}).sizes["member"] == 4
+
+
+def test_values_below_what_the_prior_takes() -> None:
+    """A prior of the logarithm of a quantity knows nothing below zero, in whatever units."""
+    rain = template(name="tp", units="m", standard_name="precipitation_amount")
+    scale = np.ones((1, 1, 1))
+    prior = FlowPrior(
+        lambda x, t: 0 * x,
+        spec_from_dataset(rain),
+        Normalization(0 * scale, scale, ("sqrt",)),
+        card={"name": "rain"},
+    )
+    ds = forecast().rename(t2m="tp") * 0 + 1.0
+    ds.tp.attrs["units"] = "mm"
+    obs = stations().rename(t2m="tp", t2m_error="tp_error") * 0 + 1.0
+    for name in obs.data_vars:
+        obs[name].attrs["units"] = "mm"
+    assimilate(ds, obs, prior, **{**QUICK, "guidance": "none"})
+    ds.tp[2, 1, 0, 3] = -1e-3
+    with pytest.raises(
+        StateError,
+        match=r"'tp': found 1 values below 0, first at time 2019-03-01T12:00:00, member 1, "
+        r"latitude=54, longitude=0, expected at least 0 .*'sqrt'; clip",
+    ):
+        assimilate(ds, obs, prior, **QUICK)
+
+
+def test_nan_on_a_level_is_found() -> None:
+    ds = forecast(levels=True)
+    ds.t2m[0, 0, 1, 2, 2] = np.nan
+    obs = stations().assign_coords(level=("station", [850.0, 500.0, 850.0, 500.0]))
+    with pytest.raises(StateError, match="member 0, level=500, latitude=52, longitude=-1"):
+        assimilate(ds, obs, gaussian_prior(levels=True), **QUICK)
 
 
 def test_unit_errors_are_of_both_kinds() -> None:

@@ -99,6 +99,7 @@ def test_schedulers(eager: xr.Dataset, scheduler: Any) -> None:
     xr.testing.assert_allclose(found.drop_attrs(), eager.drop_attrs(), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_workers_of_a_cluster(eager: xr.Dataset) -> None:
     distributed = pytest.importorskip("distributed")
     with (

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import math
 import threading
-import warnings
 from collections.abc import Callable
 from typing import Protocol
 
@@ -35,6 +34,7 @@ from torch import Tensor
 from xr_daisi.errors import ObservationError, OperatorError, SettingsError, problem
 from xr_daisi.flow import Drift, Flow, Interpolant
 from xr_daisi.krylov import KRYLOV_SOLVERS, KrylovSolution
+from xr_daisi.user_warnings import warn_user
 
 __all__ = ["GUIDANCE", "GUIDANCE_SOLVERS", "GuidanceWarning", "GuidedFlow", "Observations"]
 
@@ -336,7 +336,7 @@ class GuidedFlow:
     def _warn(self, text: str) -> None:
         if not self._warned:
             self._warned = True
-            warnings.warn(text, GuidanceWarning, stacklevel=4)
+            warn_user(GuidanceWarning(text))
 
 
 def _check_observations(values: Tensor, error_std: Tensor) -> None:

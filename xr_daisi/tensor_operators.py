@@ -236,7 +236,7 @@ class _Tensors:
         """Floating-point tensor on the device."""
         import torch
 
-        return torch.as_tensor(np.asarray(values, dtype=np.float64)).to(self.device, self.dtype)
+        return torch.as_tensor(np.array(values, dtype=np.float64)).to(self.device, self.dtype)
 
     def indices(self, index: Ints) -> Tensor:
         """Index tensor on the device."""
