@@ -6,6 +6,8 @@ experiment of the DAISI paper; the prior is the one that ships with the package.
 
 from __future__ import annotations
 
+import importlib
+import json
 from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING
@@ -13,14 +15,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from xr_daisi._version import __version__
 from xr_daisi.analysis import assimilate
+from xr_daisi.errors import SettingsError, problem, raise_problems
 from xr_daisi.feedback import feedback
+from xr_daisi.files import check_output, write_file
+from xr_daisi.output_files import check_free, replacing
 from xr_daisi.registry import load_prior
 from xr_daisi.sampling import NoiseSource, generate
 from xr_daisi.systems.sqg import SQG, to_dataset
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
     from typing import Any
 
     import xarray as xr
@@ -28,7 +35,15 @@ if TYPE_CHECKING:
 
     from xr_daisi.priors import FlowPrior
 
-__all__ = ["Demo", "initial_ensemble", "run_demo", "sparse_observations", "spun_up_states"]
+__all__ = [
+    "Demo",
+    "check_demo",
+    "initial_ensemble",
+    "run_demo",
+    "sparse_observations",
+    "spun_up_states",
+    "write_demo",
+]
 
 FRACTION = 0.05
 """Share of the points of both levels that are observed."""
@@ -44,6 +59,15 @@ HOURS = 3.0
 
 LEAD_DAYS = 4.0
 """Without observations before the first analysis: long enough for large errors."""
+
+ATTRIBUTES = {
+    "title": "two-level surface quasi-geostrophic turbulence, simulated",
+    "source": f"demo of xr_daisi {__version__}",
+    "Conventions": "CF-1.11",
+}
+
+DATASETS = ("truth", "forecast", "obs", "analysis", "feedback")
+PICTURE = "analysis.png"
 
 START = np.datetime64("2000-01-01T00:00:00", "ns")
 
@@ -70,6 +94,21 @@ class Demo:
     free: xr.Dataset
     obs: xr.Dataset
     feedback: xr.Dataset
+
+    def table(self) -> str:
+        """Return the scores of all ensembles, averaged over the cycles."""
+        from xr_daisi.verification import score_table
+
+        ensembles = {
+            "no assimilation": self.free,
+            "forecast": self.forecast,
+            "analysis": self.analysis,
+        }
+        sizes = self.analysis.sizes
+        count = sizes["time"]
+        analyses = "analysis" if count == 1 else "analyses"
+        head = f"{count} {analyses} of {sizes['member']} members, averages:"
+        return f"{head}\n{score_table(ensembles, self.truth, 'theta')}"
 
 
 def spun_up_states() -> np.ndarray:
@@ -163,6 +202,7 @@ def sparse_observations(
             "theta_error": (dims, np.full(values.shape, error, np.float32), error_attrs),
         },
         coords=coords,
+        attrs=truth.attrs,
     )
 
 
@@ -205,13 +245,23 @@ def run_demo(
     -------
     Demo
         Everything as labelled Datasets.
+
+    Raises
+    ------
+    SettingsError
+        For fewer than two members, no cycle, or a trajectory that there is not.
     """
     import xarray as xr
 
+    _check_sizes(members, cycles)
+    starts = spun_up_states()
+    if not 0 <= trajectory < len(starts):
+        expected = f"a number from 0 to {len(starts) - 1}"
+        raise SettingsError(problem("trajectory", repr(trajectory), expected))
     tell = advance or (lambda text: None)
     prior = prior or load_prior("sqg64")
     model = SQG()
-    true = torch.from_numpy(spun_up_states()[trajectory])
+    true = torch.from_numpy(starts[trajectory])
     tell(f"an ensemble near the truth, then {lead_days:g} days without observations")
     lead = 24.0 * lead_days - HOURS
     ensemble = model.advance(initial_ensemble(true, prior, members, seed), lead)
@@ -221,16 +271,14 @@ def run_demo(
     hours = np.timedelta64(int(HOURS * 3600), "s")
     times = START + np.arange(cycles) * hours
     truths = np.stack([t.numpy() for t in model.trajectory(true, hours=HOURS, states=cycles)])
-    truth = to_dataset(truths, dims=("time",), times=times)
+    truth = to_dataset(truths, dims=("time",), times=times).assign_attrs(ATTRIBUTES)
     obs = sparse_observations(truth, seed=seed)
     frees = [f.numpy() for f in model.trajectory(free, hours=HOURS, states=cycles)]
 
     forecasts, analyses = [], []
     for cycle in range(cycles):
         ensemble = model.advance(ensemble, HOURS)
-        forecast = to_dataset(
-            ensemble[None], dims=("time", "member"), times=times[cycle : cycle + 1]
-        )
+        forecast = _labelled(ensemble[None], times[cycle : cycle + 1])
         here = obs.isel(time=slice(cycle, cycle + 1))
         analysis = assimilate(
             forecast, here, prior, seed=seed, device=device, progress=False, **settings
@@ -242,14 +290,28 @@ def run_demo(
     together: dict[str, Any] = {"dim": "time", "combine_attrs": "override"}
     forecast = xr.concat(forecasts, **together)
     analysis = xr.concat(analyses, **together)
+    analysis.attrs["daisi_observations"] = _counts(analyses)
     return Demo(
         truth=truth,
         forecast=forecast,
         analysis=analysis,
-        free=to_dataset(np.stack(frees), dims=("time", "member"), times=times),
+        free=_labelled(np.stack(frees), times),
         obs=obs,
         feedback=feedback(forecast, obs, analysis),
     )
+
+
+def _labelled(theta: Tensor | np.ndarray, times: np.ndarray) -> xr.Dataset:
+    return to_dataset(theta, dims=("time", "member"), times=times).assign_attrs(ATTRIBUTES)
+
+
+def _counts(analyses: Sequence[xr.Dataset]) -> str:
+    """Add up what became of the observations in all cycles."""
+    total: dict[str, int] = {}
+    for analysis in analyses:
+        for what, n in json.loads(analysis.attrs["daisi_observations"]).items():
+            total[what] = total.get(what, 0) + n
+    return json.dumps(total)
 
 
 def _line(
@@ -263,3 +325,69 @@ def _line(
         f"cycle {cycle + 1}/{cycles}: RMSE of the mean {errors[0]:.2f} K in the forecast, "
         f"{errors[1]:.2f} K in the analysis"
     )
+
+
+def check_demo(out: Path, *, members: int, cycles: int, overwrite: bool) -> None:
+    """Raise if `run_demo` or `write_demo` could not do its work, before a minute is spent.
+
+    Raises
+    ------
+    DaisiError
+        For a size that is too small, or a folder that cannot be written to.
+    FileExistsError
+        If a result exists and `overwrite` is False.
+    ImportError
+        Without matplotlib or scores.
+    """
+    _check_sizes(members, cycles)
+    importlib.import_module("matplotlib.figure")
+    importlib.import_module("scores.probability")
+    for name in DATASETS:
+        check_output(out / f"{name}.nc", overwrite=overwrite)
+    check_free(out / PICTURE, overwrite=overwrite, remedy="pass --overwrite")
+
+
+def _check_sizes(members: int, cycles: int) -> None:
+    problems = []
+    if members < 2:
+        problems.append(problem("members", str(members), "at least 2"))
+    if cycles < 1:
+        problems.append(problem("cycles", str(cycles), "at least 1"))
+    raise_problems(SettingsError, problems)
+
+
+def write_demo(result: Demo, out: Path, *, overwrite: bool) -> list[str]:
+    """Write all Datasets, and a picture of the last cycle at the upper level.
+
+    Parameters
+    ----------
+    result : Demo
+        From `run_demo`.
+    out : Path
+        Folder; made if need be.
+    overwrite : bool
+        Replace what is there.
+
+    Returns
+    -------
+    list of str
+        Names of the files.
+    """
+    from xr_daisi.plotting import plot_analysis
+
+    for name in DATASETS:
+        write_file(getattr(result, name), out / f"{name}.nc", overwrite=overwrite)
+    last: dict[str, int] = {"time": -1, "level": 1}
+    obs = result.obs.isel(time=-1)
+    figure = plot_analysis(
+        result.forecast.isel(last),
+        result.analysis.isel(last),
+        obs.where(obs.level == result.truth.level[1], drop=True),
+        result.truth.isel(last),
+        "theta",
+        title="Potential temperature at the upper boundary, last cycle",
+    )
+    picture = out / PICTURE
+    with replacing(picture, overwrite=overwrite, remedy="pass --overwrite") as temporary:
+        figure.savefig(temporary, dpi=130)
+    return [*(f"{name}.nc" for name in DATASETS), PICTURE]

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xr_daisi.dimensions import find_dimensions
-from xr_daisi.errors import StateError, problem
+from xr_daisi.dimensions import Dimensions, find_dimensions
+from xr_daisi.errors import DaisiTypeError, StateError, problem
+from xr_daisi.units import conversion
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["ensemble_scores", "score_table"]
+
+LONG_NAMES = {
+    "rmse": "root mean square error of the ensemble mean",
+    "crps": "fair continuous ranked probability score",
+    "ssr": "spread-skill ratio",
+}
 
 
 def ensemble_scores(
@@ -30,74 +37,109 @@ def ensemble_scores(
     ensemble : xarray.Dataset
         Fields with a member dimension of at least two, and possibly time.
     truth : xarray.Dataset
-        The same fields without members, on the same coordinates.
+        The same fields without members, on the same coordinates; NaN where nothing is to be
+        scored.
     variable : str, optional
         Which one; the first that both have when None.
 
     Returns
     -------
     xarray.Dataset
-        ``rmse`` of the ensemble mean and fair ``crps`` in the variable's units, and ``ssr``, the
+        ``rmse`` of the ensemble mean and fair ``crps`` in the truth's units, and ``ssr``, the
         spread-skill ratio ``sqrt((M + 1) / M * mean variance / mean squared error)`` (1 is
         calibrated), pooled over all points and levels; on time where there is one.
 
     Raises
     ------
     StateError
-        Without common variable or members, or on different coordinates.
+        Without common variable or members, or on different dimensions or coordinates.
+    UnitsError
+        For units that do not convert.
+    DaisiTypeError
+        If one of the two is no Dataset.
+
+    References
+    ----------
+    Ferro (2014), https://doi.org/10.1002/qj.2270, for the fair CRPS.
     """
     from scores.continuous import rmse
     from scores.probability import crps_for_ensemble
 
-    common = [str(v) for v in ensemble.data_vars if v in truth.data_vars]
-    if variable is None and not common:
-        raise StateError(
-            problem(
-                "ensemble",
-                f"variables {', '.join(map(str, ensemble.data_vars))}",
-                f"one of {', '.join(map(str, truth.data_vars))}",
-            )
-        )
-    name = variable or common[0]
+    name = _variable(ensemble, truth, variable)
     dims = find_dimensions(ensemble, [name], what="ensemble")
-    if dims.member is None or ensemble.sizes[dims.member] < 2:
-        raise StateError(
-            problem("ensemble", f"dimensions {dict(ensemble[name].sizes)}", "at least two members")
-        )
-    members, reference = ensemble[name], truth[name]
-    count = members.sizes[dims.member]
-    kept = [dims.time] if dims.time else []
-    try:
-        import xarray as xr
-
-        xr.align(members, reference, join="exact", copy=False)
-    except ValueError as error:
-        raise StateError(
-            problem("truth", f"other coordinates ({error})", "those of the ensemble")
-        ) from error
-    mean = members.mean(dims.member)
-    variance = members.var(dims.member, ddof=1)
-    squared = (mean - reference) ** 2
-    reduced = [d for d in mean.dims if d not in kept]
-    crps = crps_for_ensemble(
-        members, reference, ensemble_member_dim=dims.member, method="fair", preserve_dims=kept or None
+    reference = truth[name]
+    change = conversion(
+        ensemble[name].attrs.get("units"), reference.attrs.get("units"), variable=name
     )
-    ratio = (count + 1) / count * variance.mean(reduced) / squared.mean(reduced)
+    members = ensemble[name] * change.factor + change.offset
+    member = _check_pair(members, reference, dims)
+    count = members.sizes[member]
+    kept = [dims.time] if dims.time else []
+    mean = members.mean(member, skipna=False)
+    squared = (mean - reference) ** 2
+    variance = members.var(member, ddof=1, skipna=False).where(squared.notnull())
+    points = [d for d in mean.dims if d not in kept]
+    ratio = (count + 1) / count * variance.mean(points) / squared.mean(points)
+    import xarray as xr
+
     out = xr.Dataset(
         {
             "rmse": rmse(mean, reference, preserve_dims=kept or None),
-            "crps": crps,
+            "crps": crps_for_ensemble(
+                # A point where a member is missing is not scored, here as above.
+                members.where(squared.notnull()),
+                reference,
+                ensemble_member_dim=member,
+                method="fair",
+                preserve_dims=kept or None,
+            ),
             "ssr": np.sqrt(ratio),
         }
     )
-    units = reference.attrs.get("units", "")
-    for key, text in (
-        ("rmse", "root mean square error of the ensemble mean"),
-        ("crps", "fair continuous ranked probability score"),
-        ("ssr", "spread-skill ratio"),
-    ):
-        out[key].attrs = {"long_name": text, "units": "1" if key == "ssr" else units}
+    units = reference.attrs.get("units")
+    for key, text in LONG_NAMES.items():
+        out[key].attrs = {"long_name": text}
+        if key == "ssr" or units:
+            out[key].attrs["units"] = "1" if key == "ssr" else units
     return out.drop_vars([c for c in out.coords if c not in kept])
+
+
+def _variable(ensemble: xr.Dataset, truth: xr.Dataset, variable: str | None) -> str:
+    for ds, what in ((ensemble, "ensemble"), (truth, "truth")):
+        if not hasattr(ds, "data_vars"):
+            raise DaisiTypeError(problem(what, type(ds).__name__, "an xarray.Dataset"))
+    common = [str(v) for v in ensemble.data_vars if v in truth.data_vars]
+    if variable is None and common:
+        return common[0]
+    if variable is None or variable not in common:
+        both = [", ".join(map(str, ds.data_vars)) or "none" for ds in (ensemble, truth)]
+        expected = "a variable of both" if variable is None else f"{variable!r} in both"
+        found = f"variables {both[0]} in the ensemble, {both[1]} in the truth"
+        raise StateError(problem("scores", found, expected, "rename one of them"))
+    return variable
+
+
+def _check_pair(members: xr.DataArray, reference: xr.DataArray, dims: Dimensions) -> str:
+    """Return the member dimension, if the two can be compared."""
+    import xarray as xr
+
+    if dims.member is None or members.sizes[dims.member] < 2:
+        found = f"dimensions {dict(members.sizes)}"
+        raise StateError(problem("ensemble", found, "at least two members"))
+    expected = [d for d in members.dims if d != dims.member]
+    if set(reference.dims) != set(expected):
+        found = f"dimensions {tuple(reference.dims)}"
+        remedy = "select the same times and levels of both"
+        raise StateError(problem("truth", found, f"{tuple(expected)}, as the ensemble", remedy))
+    try:
+        xr.align(members, reference, join="exact", copy=False)
+    except ValueError as error:
+        first = str(error).splitlines()[0]
+        remedy = "select the same points of both"
+        raise StateError(
+            problem("truth", f"other coordinates ({first})", "those of the ensemble", remedy)
+        ) from error
+    return dims.member
 
 
 def score_table(
@@ -111,16 +153,26 @@ def score_table(
         What to score, by name.
     truth, variable
         As in `ensemble_scores`.
+
+    Raises
+    ------
+    StateError, UnitsError, DaisiTypeError
+        As `ensemble_scores`.
     """
-    rows = []
+    rows: list[tuple[str, list[float]]] = []
     units = ""
     for name, ensemble in ensembles.items():
         scores = ensemble_scores(ensemble, truth, variable)
-        units = scores["rmse"].attrs["units"]
-        rows.append((name, *(float(scores[k].mean()) for k in ("rmse", "crps", "ssr"))))
-    width = max(12, *(len(r[0]) for r in rows))
+        units = scores["rmse"].attrs.get("units", "")
+        rows.append((name, [float(scores[key].mean()) for key in LONG_NAMES]))
+    width = max([12, *(len(name) for name, _ in rows)])
     unit = f" ({units})" if units else ""
-    titles = (f"RMSE{unit}", f"CRPS{unit}", "SSR")
-    lines = [f"{'':<{width}}" + "".join(f"{t:>12}" for t in titles)]
-    lines += [f"{r[0]:<{width}}{r[1]:>12.3f}{r[2]:>12.3f}{r[3]:>12.2f}" for r in rows]
+    titles = [f"RMSE{unit}", f"CRPS{unit}", "SSR"]
+    columns = [max(12, len(title) + 2) for title in titles]
+    head = "".join(f"{title:>{w}}" for title, w in zip(titles, columns, strict=True))
+    lines = [f"{'':<{width}}{head}"]
+    for name, values in rows:
+        cells = zip(values, columns, (3, 3, 2), strict=True)
+        body = "".join(f"{value:>{w}.{digits}f}" for value, w, digits in cells)
+        lines.append(f"{name:<{width}}{body}")
     return "\n".join(lines)
