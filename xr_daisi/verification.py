@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
-__all__ = ["ensemble_scores", "score_table"]
+__all__ = ["ensemble_scores", "overall_scores", "score_table"]
 
 LONG_NAMES = {
     "rmse": "root mean square error of the ensemble mean",
@@ -142,10 +142,40 @@ def _check_pair(members: xr.DataArray, reference: xr.DataArray, dims: Dimensions
     return dims.member
 
 
+def overall_scores(scores: xr.Dataset, *, pooled: bool = False) -> dict[str, float]:
+    """Bring the scores of many times to one number each.
+
+    Parameters
+    ----------
+    scores : xarray.Dataset
+        From `ensemble_scores`.
+    pooled : bool
+        False averages the scores of the times. True takes all times as one sample: roots are
+        taken of mean squares, as usual for independent cases.
+
+    Returns
+    -------
+    dict of str to float
+        ``rmse``, ``crps`` and ``ssr``.
+    """
+    if not pooled:
+        return {key: float(scores[key].mean()) for key in LONG_NAMES}
+    squared = scores["rmse"] ** 2
+    return {
+        "rmse": float(np.sqrt(squared.mean())),
+        "crps": float(scores["crps"].mean()),
+        "ssr": float(np.sqrt((scores["ssr"] ** 2 * squared).mean() / squared.mean())),
+    }
+
+
 def score_table(
-    ensembles: Mapping[str, xr.Dataset], truth: xr.Dataset, variable: str | None = None
+    ensembles: Mapping[str, xr.Dataset],
+    truth: xr.Dataset,
+    variable: str | None = None,
+    *,
+    pooled: bool = False,
 ) -> str:
-    """Return a table of scores, one line per ensemble, averaged over times.
+    """Return a table of scores, one line per ensemble.
 
     Parameters
     ----------
@@ -153,6 +183,8 @@ def score_table(
         What to score, by name.
     truth, variable
         As in `ensemble_scores`.
+    pooled : bool
+        As in `overall_scores`.
 
     Raises
     ------
@@ -164,7 +196,7 @@ def score_table(
     for name, ensemble in ensembles.items():
         scores = ensemble_scores(ensemble, truth, variable)
         units = scores["rmse"].attrs.get("units", "")
-        rows.append((name, [float(scores[key].mean()) for key in LONG_NAMES]))
+        rows.append((name, list(overall_scores(scores, pooled=pooled).values())))
     width = max([12, *(len(name) for name, _ in rows)])
     unit = f" ({units})" if units else ""
     titles = [f"RMSE{unit}", f"CRPS{unit}", "SSR"]
