@@ -14,7 +14,6 @@ The trajectories that train (seeds from 1000) are independent of those that choo
 from __future__ import annotations
 
 import argparse
-import itertools
 import os
 from pathlib import Path
 
@@ -117,8 +116,8 @@ def tune(prior: Path, out: Path, *, members: int, cycles: int, steps: int) -> No
 
     trained = xr_daisi.load_prior(prior)
     best, chosen = np.inf, {}
-    for t_min, iterations in itertools.product((0.15, 0.25, 0.35), (3, 5)):
-        settings = {"t_min": t_min, "guidance_iterations": iterations, "steps": steps}
+    for t_min in (0.15, 0.25, 0.35):
+        settings = {"t_min": t_min, "steps": steps}
         crps = []
         for trajectory in (1, 2):
             run = run_demo(
@@ -161,8 +160,8 @@ def main() -> None:
     four = commands.add_parser("tune")
     four.add_argument("--prior", type=Path, required=True)
     four.add_argument("--out", type=Path, required=True)
-    four.add_argument("--members", type=int, default=10)
-    four.add_argument("--cycles", type=int, default=6)
+    four.add_argument("--members", type=int, default=8)
+    four.add_argument("--cycles", type=int, default=5)
     four.add_argument("--steps", type=int, default=8)
     arguments = vars(parser.parse_args())
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", str(os.cpu_count() or 1))))
