@@ -24,7 +24,7 @@ from xr_daisi.cli_arguments import (
     pairs,
 )
 from xr_daisi.cli_messages import counted, fail, report, usage_error
-from xr_daisi.cli_process import Terminated, logger, progress_of_chunks, running
+from xr_daisi.cli_process import Terminated, logger, progress_of_chunks, running, stopped
 from xr_daisi.errors import DaisiError, problem
 
 __all__ = ["app", "main"]
@@ -36,6 +36,7 @@ app = App(
     help="Merge ensemble forecasts with observations, through a trained flow prior (DAISI).",
     version=__version__,
     result_action="return_value",
+    suppress_keyboard_interrupt=False,
 )
 
 
@@ -274,7 +275,7 @@ def train(
             dropout=dropout,
             normalization=normalization,
             static=None if static is None else files.enter_context(open_file(static)),
-            transform=pairs("--transform", transform),
+            transform=pairs("--transform", transform) or None,
             periodic=periodic,
             roll=roll,
             init=init,
@@ -388,8 +389,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             if verbose:
                 logger.exception("failed")
             return report(error)
-        except Terminated:
-            return fail("terminated; no unfinished output was left", 143)
-        except KeyboardInterrupt:
-            return fail("interrupted; no unfinished output was left", 130)
+        except (Terminated, KeyboardInterrupt) as error:
+            return stopped(error, as_process=argv is None)
     return 0

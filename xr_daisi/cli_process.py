@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import sys
 import threading
 import warnings
 from collections.abc import Iterator
 
-from xr_daisi.cli_messages import show_warning
+from xr_daisi.cli_messages import fail, show_warning
 from xr_daisi.progress import wants_progress
 
-__all__ = ["Terminated", "logger", "progress_of_chunks", "running"]
+__all__ = ["Terminated", "logger", "progress_of_chunks", "running", "stopped"]
 
 logger = logging.getLogger("xr_daisi")
 
@@ -80,4 +81,26 @@ def _tidy_termination() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def stopped(error: BaseException, *, as_process: bool) -> int:
+    """Say that a command was stopped, and return the exit status.
+
+    Parameters
+    ----------
+    error : Terminated or KeyboardInterrupt
+        What stopped it, after the outputs were cleaned up.
+    as_process : bool
+        End the process here: Python would wait for threads that are in the middle of an analysis.
+    """
+    if isinstance(error, Terminated):
+        status = fail("terminated; no unfinished output was left", 143)
+    else:
+        status = fail("interrupted; no unfinished output was left", 130)
+    if as_process:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(status)
+    return status
