@@ -11,6 +11,7 @@ import numpy as np
 
 from xr_daisi.dimensions import axis_kind, find_dimensions
 from xr_daisi.errors import StateError, problem
+from xr_daisi.units import conversion
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -54,6 +55,8 @@ def plot_analysis(
     StateError
         For fields that are not of two horizontal dimensions, or observations without the
         coordinates of the grid.
+    UnitsError
+        For units that do not convert into those of the truth.
     """
     from matplotlib.figure import Figure
 
@@ -70,7 +73,7 @@ def plot_analysis(
     y, x = _vertical_first(truth, (str(true.dims[0]), str(true.dims[1])))
     true = true.transpose(y, x)
     means = {
-        name: _mean(ds, variable, name).transpose(y, x)
+        name: _in_units(_mean(ds, variable, name), true).transpose(y, x)
         for name, ds in (("forecast", forecast), ("analysis", analysis))
     }
     errors = {name: mean - true for name, mean in means.items()}
@@ -114,6 +117,7 @@ def _mean(ds: xr.Dataset, variable: str, what: str) -> xr.DataArray:
     member = find_dimensions(ds, [variable], what=what).member
     mean = ds[variable] if member is None else ds[variable].mean(member)
     mean = mean.squeeze()
+    mean.attrs = dict(ds[variable].attrs)
     if mean.ndim != 2:
         raise StateError(
             problem(
@@ -124,6 +128,12 @@ def _mean(ds: xr.Dataset, variable: str, what: str) -> xr.DataArray:
             )
         )
     return mean
+
+
+def _in_units(field: xr.DataArray, true: xr.DataArray) -> xr.DataArray:
+    units = field.attrs.get("units")
+    change = conversion(units, true.attrs.get("units"), variable=str(field.name))
+    return field * change.factor + change.offset
 
 
 def _limits(field: xr.DataArray) -> dict[str, float]:
@@ -176,7 +186,7 @@ def _observations(
         )
     import xarray as xr
 
-    places = xr.broadcast(obs[variable], obs[y], obs[x])
+    places = xr.broadcast(_in_units(obs[variable], true), obs[y], obs[x])
     values, up, sideways = (place.to_numpy().ravel().astype(float) for place in places)
     there = np.isfinite(values)
     if axis_kind(true, x) == "longitude":  # -180..180 or 0..360, as the field has them
@@ -201,4 +211,5 @@ def _label(coordinate: xr.DataArray) -> str:
 
 
 def _with_units(name: str, units: str) -> str:
+    units = {"degrees_north": "°N", "degrees_east": "°E"}.get(units, units)
     return f"{name} ({units})" if units else name

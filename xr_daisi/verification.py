@@ -73,6 +73,8 @@ def ensemble_scores(
     )
     members = ensemble[name] * change.factor + change.offset
     member = _check_pair(members, reference, dims)
+    if members.chunks is not None:
+        members = members.chunk({member: -1})  # which the CRPS needs
     count = members.sizes[member]
     kept = [dims.time] if dims.time else []
     mean = members.mean(member, skipna=False)

@@ -1,0 +1,181 @@
+"""Pictures: what is in the six panels."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from xr_daisi.errors import StateError
+from xr_daisi.plotting import plot_analysis
+
+Y, X = np.arange(6) * 10.0, np.arange(9) * 10.0
+
+
+def fields(*, lat_lon: bool = False) -> tuple[xr.Dataset, xr.Dataset, xr.Dataset, xr.Dataset]:
+    """Forecast, analysis, observations and truth of one time."""
+    rng = np.random.default_rng(0)
+    if lat_lon:
+        names = ("latitude", "longitude")
+        axes: dict[str, Any] = {
+            "latitude": ("latitude", np.linspace(65.0, 55.0, 6), {"units": "degrees_north"}),
+            "longitude": ("longitude", np.linspace(-8.0, 8.0, 9), {"units": "degrees_east"}),
+        }
+    else:
+        names = ("y", "x")
+        axes = {"y": ("y", Y, {"units": "km", "long_name": "northward"}), "x": ("x", X)}
+    attrs = {"units": "K", "long_name": "temperature"}
+    true = rng.normal(280.0, 5.0, (6, 9))
+    truth = xr.Dataset({"t": (names, true, attrs)}, coords=axes)
+    forecast, analysis = (
+        xr.Dataset(
+            {"t": (("member", *names), true + s * rng.standard_normal((4, 6, 9)), attrs)},
+            coords=axes,
+        )
+        for s in (2.0, 0.5)
+    )
+    places = {
+        name: ("station", rng.choice(truth[name].values, 12), truth[name].attrs) for name in names
+    }
+    obs = xr.Dataset({"t": ("station", rng.normal(280.0, 5.0, 12), {"units": "K"})}, coords=places)
+    return forecast, analysis, obs, truth
+
+
+def panels(figure: Figure) -> dict[str, Axes]:
+    """Axes of a drawn figure by title."""
+    figure.savefig(io.BytesIO(), format="png", dpi=40)
+    return {axis.get_title(): axis for axis in figure.axes if axis.get_title()}
+
+
+def values(axis: Axes) -> np.ndarray:
+    array = axis.collections[0].get_array()
+    assert array is not None
+    return np.ma.filled(np.ma.asarray(array, float), np.nan).ravel()
+
+
+def test_six_panels() -> None:
+    forecast, analysis, obs, truth = fields()
+    before = [ds.copy(deep=True) for ds in (forecast, analysis, obs, truth)]
+    figure = plot_analysis(forecast, analysis, obs, truth, "t", title="a test")
+    drawn = panels(figure)
+    error = {n: ds.t.mean("member") - truth.t for n, ds in (("f", forecast), ("a", analysis))}
+    rmse = {name: float(np.sqrt((e**2).mean())) for name, e in error.items()}
+    expected = {
+        "truth": truth.t,
+        "forecast mean": forecast.t.mean("member"),
+        "analysis mean": analysis.t.mean("member"),
+        "observations (12)": obs.t,
+        f"forecast mean − truth, RMSE {rmse['f']:.2f} K": error["f"],
+        f"analysis mean − truth, RMSE {rmse['a']:.2f} K": error["a"],
+    }
+    assert set(drawn) == set(expected)
+    for title, field in expected.items():
+        np.testing.assert_allclose(values(drawn[title]), field.values.ravel())
+    limits = [drawn[t].collections[0].get_clim() for t in list(expected)[:4]]
+    assert len(set(limits)) == 1
+    assert drawn["truth"].get_ylabel() == "northward (km)"
+    assert drawn["observations (12)"].get_xlabel() == "x"
+    bars = [axis.get_ylabel() for axis in figure.axes if not axis.get_title()]
+    assert bars == ["temperature (K)", "error (K)"]
+    low, high = drawn[list(expected)[4]].collections[0].get_clim()
+    assert low == -high
+    assert figure.get_suptitle() == "a test"
+    boxes = [axis.get_position() for axis in drawn.values()]  # all of one size
+    assert np.ptp([box.width for box in boxes]) < 1e-6
+    assert np.ptp([box.height for box in boxes]) < 1e-6
+    for ds, old in zip((forecast, analysis, obs, truth), before, strict=True):
+        xr.testing.assert_identical(ds, old)
+
+
+def test_places_of_observations() -> None:
+    forecast, analysis, obs, truth = fields()
+    axis = panels(plot_analysis(forecast, analysis, obs, truth, "t"))["observations (12)"]
+    offsets = np.asarray(axis.collections[0].get_offsets())
+    np.testing.assert_allclose(offsets, np.stack([obs.x, obs.y], axis=1))
+
+
+def test_degrees_of_longitude_are_shorter() -> None:
+    forecast, analysis, obs, truth = fields(lat_lon=True)
+    drawn = panels(plot_analysis(forecast, analysis, obs, truth, "t"))
+    for axis in drawn.values():
+        assert axis.get_aspect() == pytest.approx(2.0)  # 1 / cos 60°
+        assert axis.get_ylim()[1] > axis.get_ylim()[0]  # north is up
+    assert all(axis.get_aspect() == 1.0 for axis in panels(plot_analysis(*fields(), "t")).values())
+
+
+def test_dimensions_in_any_order_and_longitudes_of_either_kind() -> None:
+    forecast, analysis, obs, truth = fields(lat_lon=True)
+    expected = panels(plot_analysis(forecast, analysis, obs, truth, "t"))
+    turned = truth.transpose("longitude", "latitude").expand_dims("time")
+    moved = obs.assign_coords(longitude=obs.longitude % 360.0)
+    found = panels(
+        plot_analysis(forecast.transpose(), analysis.expand_dims("time"), moved, turned, "t")
+    )
+    for title, axis in expected.items():
+        np.testing.assert_allclose(values(found[title]), values(axis))
+        assert found[title].get_xlim() == pytest.approx(axis.get_xlim())
+        assert found[title].get_ylim() == pytest.approx(axis.get_ylim())
+
+
+def test_missing_values() -> None:
+    forecast, analysis, obs, truth = fields()
+    truth.t[0, :3] = np.nan
+    forecast.t[:, 5, 5] = np.nan
+    obs.t[3] = np.nan
+    drawn = panels(plot_analysis(forecast, analysis, obs, truth, "t"))
+    assert "observations (11)" in drawn
+    assert np.isnan(values(drawn["truth"])).sum() == 3
+    low, high = drawn["truth"].collections[0].get_clim()
+    assert 260.0 < low < high < 300.0
+    error = next(axis for title, axis in drawn.items() if title.startswith("forecast mean −"))
+    assert np.isfinite(error.collections[0].get_clim()).all()
+    assert "nan" not in error.get_title()
+
+
+def test_nothing_observed_and_nothing_wrong() -> None:
+    forecast, _, obs, truth = fields()
+    obs.t[:] = np.nan
+    perfect = truth.expand_dims(member=2)
+    drawn = panels(plot_analysis(perfect, perfect, obs, truth, "t"))
+    assert "observations (0)" in drawn
+    empty = truth * np.nan
+    panels(plot_analysis(forecast, forecast, obs, empty, "t"))
+
+
+def test_everything_in_the_units_of_the_truth() -> None:
+    kelvin = fields()
+    celsius = [ds.assign(t=(ds.t - 273.15).assign_attrs(units="degC")) for ds in kelvin]
+    expected = panels(plot_analysis(*kelvin, "t"))
+    found = panels(plot_analysis(*celsius[:3], kelvin[3], "t"))
+    for title, axis in expected.items():
+        np.testing.assert_allclose(values(found[title]), values(axis), atol=1e-9)
+
+
+def test_a_single_member() -> None:
+    forecast, analysis, obs, truth = fields()
+    one = forecast.isel(member=0)
+    drawn = panels(plot_analysis(one, analysis, obs, truth, "t"))
+    np.testing.assert_allclose(values(drawn["forecast mean"]), one.t.values.ravel())
+
+
+def test_gridded_observations() -> None:
+    forecast, analysis, _, truth = fields()
+    sparse = truth.where((truth.x == 20.0) & (truth.y > 20.0))
+    drawn = panels(plot_analysis(forecast, analysis, sparse, truth, "t"))
+    assert "observations (3)" in drawn
+
+
+def test_fields_that_cannot_be_drawn() -> None:
+    forecast, analysis, obs, truth = fields()
+    two = truth.expand_dims(time=2)
+    with pytest.raises(StateError, match=r"truth 't': found dimensions .*isel\(time=-1\)"):
+        plot_analysis(forecast, analysis, obs, two, "t")
+    with pytest.raises(StateError, match="forecast 't': found dimensions"):
+        plot_analysis(forecast.expand_dims(time=2), analysis, obs, truth, "t")
+    with pytest.raises(StateError, match=r"observations: found variables .*expected y too"):
+        plot_analysis(forecast, analysis, obs.drop_vars("y"), truth, "t")
