@@ -503,3 +503,20 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
             assert f" {command} " in out
     out, _ = run(capsys, "--version")
     assert out.strip() == xr_daisi.__version__
+
+
+def test_long_texts_are_wrapped_in_terminals(
+    files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, _ = run(capsys, "info", files / "prior.safetensors")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    wrapped, _ = run(capsys, "info", files / "prior.safetensors")
+    assert wrapped.split() == whole.split()
+    settings = [line for line in wrapped.splitlines() if "=" in line]
+    assert len(settings) > 2
+    assert max(map(len, settings)) <= 60
+    start = settings[0].index("t_min")
+    assert all(line[:start].isspace() and not line[start].isspace() for line in settings[1:])
+    said, _ = run(capsys, *arguments(files, None, "--dry-run"))
+    assert max(map(len, said.splitlines())) <= 60

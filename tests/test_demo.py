@@ -210,7 +210,6 @@ def test_command(
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before
 
 
-@pytest.mark.slow
 def test_as_it_ships(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "demo"
     tokens = ["--members", "4", "--cycles", "1", "--steps", "3", "--out", str(out)]

@@ -23,7 +23,7 @@ from xr_daisi.cli_arguments import (
     error_deviations,
     pairs,
 )
-from xr_daisi.cli_messages import counted, fail, report, usage_error
+from xr_daisi.cli_messages import counted, fail, report, tell_table, usage_error
 from xr_daisi.cli_process import Terminated, logger, progress_of_chunks, running, stopped
 from xr_daisi.errors import DaisiError, problem
 
@@ -150,7 +150,7 @@ def assimilate(
             batch="auto" if batch is None else batch,
         )
         if dry_run or analysis is None:
-            print(result)
+            tell_table(result)
             return
         logger.info("prior %s, settings %s", result.daisi_prior, result.daisi_settings)
         with progress_of_chunks(bool(result.chunks)):
@@ -288,7 +288,7 @@ def train(
             device=device,
         )
     trained.save(prior, overwrite=overwrite)
-    print(trained)
+    tell_table(trained)
     print(f"written to {prior}")
 
 
@@ -308,7 +308,7 @@ def info(prior: str | None = None, /, *, verbose: Flag = False) -> None:
     if prior is None:
         print("registered priors: " + ", ".join(registered_priors()))
         return
-    print(load_prior(prior))
+    tell_table(load_prior(prior))
 
 
 @app.command

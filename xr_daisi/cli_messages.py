@@ -6,7 +6,9 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import sys
+import textwrap
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ from tqdm import tqdm
 
 from xr_daisi.errors import DaisiError
 
-__all__ = ["counted", "fail", "in_options", "report", "show_warning", "usage_error"]
+__all__ = ["counted", "fail", "in_options", "report", "show_warning", "tell_table", "usage_error"]
 
 PYTHON_FORMS = (
     # Remedies are written for Python; these have another form in a terminal.
@@ -84,6 +86,34 @@ def counted(counts: str) -> str:
     '1,200 used, 3 missing'
     """
     return ", ".join(f"{n:,} {what}" for what, n in json.loads(counts).items()) or "none"
+
+
+def tell_table(table: object) -> None:
+    """Print rows of a name and a text; in a terminal, long texts are wrapped in their column.
+
+    Parameters
+    ----------
+    table : object
+        Printed as lines ``name  text``, the texts below each other.
+    """
+    lines = str(table).splitlines()
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    for line in lines:
+        row = re.match(r" *\S+(?: \S+)*  +", line)
+        if not row or len(line) <= width or not width:
+            print(line)
+            continue
+        indent = " " * row.end()
+        print(
+            textwrap.fill(
+                line[row.end() :],
+                width,
+                initial_indent=row[0],
+                subsequent_indent=indent,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+        )
 
 
 def report(error: Exception) -> int:
