@@ -39,9 +39,10 @@ TUNING = np.arange("2019-03-19", "2019-03-23", np.timedelta64(12, "h"), dtype="d
 TEST = np.arange("2019-03-24", "2019-04-01", np.timedelta64(12, "h"), dtype="datetime64[ns]")
 ERROR = 0.5
 STEPS = 10
+# A prior of 18 days is too sure of itself: its guidance is too weak, and may be strengthened.
 CANDIDATES = [
-    {"t_min": t_min, "noise": noise, "inverse_noise": noise, "guidance_iterations": 3}
-    for t_min, noise in itertools.product((0.02, 0.05, 0.1), (0.0, 0.03))
+    {"t_min": t_min, "strength": strength}
+    for t_min, strength in itertools.product((0.03, 0.1), (1.0, 1.5, 2.0))
 ]
 
 

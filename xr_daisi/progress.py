@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Any
 
 __all__ = ["progress_bar", "wants_progress"]
@@ -23,7 +24,10 @@ def _in_notebook() -> bool:
 
 def progress_bar(progress: bool | None, **options: Any) -> Any:
     """Return a tqdm bar, silent where none is wanted."""
-    from tqdm.auto import tqdm
+    with warnings.catch_warnings():
+        # Notebooks without ipywidgets get the plain bar; nothing the user has to act upon.
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        from tqdm.auto import tqdm
 
     if options.get("unit") == "%":
         options["bar_format"] = "{l_bar}{bar}| [{elapsed}<{remaining}{postfix}]"
