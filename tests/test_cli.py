@@ -6,6 +6,7 @@ import inspect
 import logging
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -33,6 +34,7 @@ import xr_daisi
 from xr_daisi.cli import app, main
 from xr_daisi.cli_arguments import Sampling
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 COMMANDS = ("assimilate", "demo", "info", "train")
 
 
@@ -520,3 +522,27 @@ def test_long_texts_are_wrapped_in_terminals(
     assert all(line[:start].isspace() and not line[start].isspace() for line in settings[1:])
     said, _ = run(capsys, *arguments(files, None, "--dry-run"))
     assert max(map(len, said.splitlines())) <= 60
+
+
+def documented() -> list[str]:
+    """Every command on the page about the command line."""
+    text = (REPOSITORY / "docs" / "command-line.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
+    return [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+
+
+@pytest.mark.parametrize("line", documented())
+def test_documented_commands_are_understood(line: str) -> None:
+    program, *tokens = shlex.split(line)
+    assert program == "xr-daisi"
+    command, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
+    assert command.__name__ == tokens[0]
+    assert "--" not in str(bound.args)
+
+
+def test_every_option_of_assimilate_is_documented() -> None:
+    text = (REPOSITORY / "docs" / "command-line.md").read_text(encoding="utf-8")
+    names = set(inspect.signature(app["assimilate"].default_command).parameters)
+    names |= {field.name for field in fields(Sampling)}
+    for name in names - {"forecast", "obs", "analysis", "sampling"}:
+        assert "--" + name.replace("_", "-") in text
