@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 from xr_daisi.errors import DaisiTypeError, StateError, UnitsError
-from xr_daisi.verification import ensemble_scores, score_table
+from xr_daisi.verification import ensemble_scores, overall_scores, score_table
 
 
 def ensemble(members: int = 5, *, times: int = 3, seed: int = 0, spread: float = 1.0) -> xr.Dataset:
@@ -169,3 +169,18 @@ def test_table() -> None:
     assert len(wide[0]) == len(wide[1])
     del true.t.attrs["units"]
     assert score_table({"a": ensemble()}, true).splitlines()[0].split() == ["RMSE", "CRPS", "SSR"]
+
+
+def test_many_times_as_one_sample() -> None:
+    """Pooled scores are those of a single time with all the points of all times."""
+    ens, true = ensemble(), truth()
+    scores = ensemble_scores(ens, true)
+    together = [ds.stack(place=["time", "y"]).reset_index("place") for ds in (ens, true)]
+    expected = ensemble_scores(*(ds.drop_vars(["time", "y"], errors="ignore") for ds in together))
+    pooled = overall_scores(scores, pooled=True)
+    for key, value in pooled.items():
+        assert value == pytest.approx(float(expected[key]), rel=1e-12)
+    assert overall_scores(scores)["rmse"] == pytest.approx(float(scores.rmse.mean()))
+    assert overall_scores(scores)["rmse"] < pooled["rmse"]
+    table = score_table({"a": ens}, true, pooled=True).splitlines()
+    assert table[1].split()[1] == f"{pooled['rmse']:.3f}"

@@ -16,6 +16,9 @@ from xr_daisi.progress import wants_progress
 
 __all__ = ["Terminated", "logger", "progress_of_chunks", "running", "stopped"]
 
+MINIMUM = 1.0
+"""Work that takes less shows no progress, seconds."""
+
 logger = logging.getLogger("xr_daisi")
 
 
@@ -27,7 +30,7 @@ def progress_of_chunks(lazy: bool) -> Iterator[None]:
         return
     from dask.diagnostics.progress import ProgressBar
 
-    with ProgressBar(minimum=1.0, out=sys.stderr):
+    with ProgressBar(minimum=MINIMUM, out=sys.stderr):
         yield
 
 
