@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ from closed_form import (
 )
 from torch import Tensor, nn
 
-from xr_daisi.errors import DaisiError
+from xr_daisi.errors import DaisiError, SettingsError
 from xr_daisi.flow import Flow
 from xr_daisi.guidance import GUIDANCE, GuidanceWarning, GuidedFlow
 from xr_daisi.krylov import BOUND, KRYLOV_SOLVERS
@@ -224,6 +226,13 @@ def test_strength_as_a_function_of_time() -> None:
     changing = GuidedFlow(FLOW, OBSERVATIONS, strength=lambda t: 20 * (1 - t))
     constant = GuidedFlow(FLOW, OBSERVATIONS, strength=20 * (1 - T))
     assert torch.equal(changing.evaluate(X, T).score, constant.evaluate(X, T).score)
+
+
+@pytest.mark.parametrize("value", [None, "strong", -1.0, math.nan])
+def test_strength_function_that_gives_no_number(value: Any) -> None:
+    guided = GuidedFlow(FLOW, OBSERVATIONS, strength=lambda _: value)
+    with pytest.raises(SettingsError, match=r"strength: found .* at t = 0\.\d+, expected a finite"):
+        guided.evaluate(X, T)
 
 
 @active

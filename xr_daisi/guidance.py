@@ -191,11 +191,14 @@ class GuidedFlow:
         return Drift(b + (strength * factor) * s_obs, score + strength * s_obs)
 
     def _strength_at(self, t: float) -> float:
-        strength = float(self.strength(t)) if callable(self.strength) else float(self.strength)
+        given = self.strength(t) if callable(self.strength) else self.strength
+        expected = "a finite number, at least 0"
+        try:
+            strength = float(given)
+        except (TypeError, ValueError):
+            raise SettingsError(problem("strength", f"{given!r} at t = {t:g}", expected)) from None
         if not 0.0 <= strength < math.inf:
-            raise SettingsError(
-                problem("strength", f"{strength} at t = {t:g}", "a finite number, at least 0")
-            )
+            raise SettingsError(problem("strength", f"{strength} at t = {t:g}", expected))
         return strength
 
     def _observation_term(self, state: Tensor, t: float, b: Tensor) -> Tensor:
