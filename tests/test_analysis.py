@@ -527,6 +527,14 @@ def test_strong_dps_is_an_error_that_names_the_member() -> None:
         lazy.isel(member=[2, 3]).compute()
 
 
+def test_divergence_says_nan_and_names_only_other_guidance() -> None:
+    prior = FlowPrior.from_velocity(lambda x, t: x * torch.nan, FORECAST.isel(time=0, member=0))
+    with pytest.raises(DivergenceError, match="found values that are NaN or infinite") as e:
+        assimilate(FORECAST.isel(time=[0]), OBS.isel(time=[0]), prior, steps=2, time_tolerance="1h")
+    assert "use guidance='mmps'" not in str(e.value)
+    assert "lower strength or raise steps" in str(e.value)
+
+
 # -- latents and samples ------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ NumPy at the outside, torch inside, no labels: what a dask task, a test or the e
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -284,13 +285,19 @@ class Engine:
         members = [first + int(i) for i in torch.nonzero(bad).flatten().tolist()]
         worst = largest[bad].max().item()
         s = self.settings
+        values = "values that are NaN or infinite"
+        if math.isfinite(worst):
+            values = f"values up to {worst:g} standard deviations of the prior"
+        remedy = "lower strength or raise steps"
+        if s.guidance != "mmps":
+            remedy = "lower strength, raise steps, or use guidance='mmps'"
         raise DivergenceError(
             problem(
                 f"members {members}" + (f" at {time}" if time else ""),
-                f"values up to {worst:g} standard deviations of the prior after sampling with "
+                f"{values} after sampling with "
                 f"guidance={s.guidance!r}, strength={_shown(s.strength)}, steps={s.steps}",
                 "a state near the prior",
-                "lower strength, raise steps, or use guidance='mmps'; if it persists, check that "
+                f"{remedy}; if it persists, check that "
                 "the observation errors are not far too small",
             )
         )
