@@ -118,6 +118,11 @@ def test_velocity_that_changes_the_shape_is_refused() -> None:
         Flow(lambda x, t: x[:, :3]).velocity(X, 0.5)
 
 
+def test_velocity_that_returns_no_tensor_is_refused() -> None:
+    with pytest.raises(DaisiError, match="velocity: found ndarray, expected a tensor"):
+        Flow(lambda x, t: x.numpy()).velocity(X, 0.5)  # type: ignore[arg-type,return-value]
+
+
 def test_something_that_is_not_a_velocity_is_refused() -> None:
     with pytest.raises(TypeError, match="str"):
         Flow("unet")  # type: ignore[arg-type]

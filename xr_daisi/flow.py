@@ -96,6 +96,8 @@ class Flow:
         """
         times = torch.full((x.shape[0],), t, dtype=x.dtype, device=x.device)
         b = self.network(x, times)
+        if not isinstance(b, torch.Tensor):
+            raise PriorError(problem("velocity", type(b).__name__, "a tensor like its input"))
         if b.shape != x.shape:
             raise PriorError(
                 problem(
