@@ -252,9 +252,10 @@ def assimilate(
     work = Work(engine, layout, background_check)
     states = layout.stack(forecast)
     if not isinstance(states, np.ndarray) or plan.is_lazy:
-        analysed = run_lazy(states, plan, work)
+        # What the background check will reject is not known before the work is done.
+        analysed, rejected = run_lazy(states, plan, work), None
     else:
-        analysed = run_eager(states, plan, work, progress=progress)
+        analysed, rejected = run_eager(states, plan, work, progress=progress)
     analysis = layout.unstack(analysed, forecast)
     analysis.attrs = analysis_attributes(
         forecast,
@@ -264,6 +265,7 @@ def assimilate(
         obs_error=obs_error,
         time_tolerance=time_tolerance,
         background_check=background_check,
+        rejected=rejected,
     )
     return analysis
 
@@ -313,7 +315,7 @@ def invert(
     work = Work(engine, layout, None)
     states = layout.stack(forecast)
     if isinstance(states, np.ndarray):
-        latent = run_eager(states, None, work, progress=progress)
+        latent, _ = run_eager(states, None, work, progress=progress)
     else:
         latent = run_lazy(states, None, work)
     return latent_dataset(layout.unstack(latent, forecast), forecast, layout, engine)

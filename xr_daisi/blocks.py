@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from xr_daisi.errors import StateError, problem
+from xr_daisi.engine import FAR
+from xr_daisi.errors import NoObservationsWarning, StateError, problem
 from xr_daisi.progress import progress_bar
 from xr_daisi.transforms import TRANSFORMS
+from xr_daisi.user_warnings import warn_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -160,9 +162,13 @@ class Work:
         """
         self.check(block, first_time, first_member)
         out = np.array(block)
-        for index, batch in enumerate(observations):
-            if not len(batch):
-                continue
+        analysed_times = [index for index, batch in enumerate(observations) if len(batch)]
+        if any(self.engine.is_far(self.physical(block[index])) for index in analysed_times):
+            found = f"values more than {FAR:g} standard deviations from the prior's mean"
+            remedy = "check its units (attrs['units']) and that the prior is for these data"
+            warn_user(problem("forecast", found, "states like those of the prior", remedy))
+        for index in analysed_times:
+            batch = observations[index]
             analysed = self.engine.analyse(
                 self.physical(block[index]),
                 batch,
@@ -221,7 +227,7 @@ def far_from_ensemble(
 
 def run_eager(
     states: np.ndarray, plan: ObservationPlan | None, work: Work, *, progress: bool | None
-) -> np.ndarray:
+) -> tuple[np.ndarray, int]:
     """Work through all times at once.
 
     Parameters
@@ -239,16 +245,25 @@ def run_eager(
     -------
     ndarray
         Analysis or latents, shape and dtype of `states`.
+    int
+        Number of observations that the background check rejected.
     """
     times, members = states.shape[:2]
     if plan is None:
         with progress_bar(progress, total=times * members, unit="member", desc="invert") as bar:
-            return work.invert(states, 0, 0, bar.update)
+            return work.invert(states, 0, 0, bar.update), 0
     work.check(states, 0, 0)
-    batches = [work.filtered(states[i], plan.batch(i)) for i in range(times)]
+    given = [plan.batch(i) for i in range(times)]
+    batches = [work.filtered(state, batch) for state, batch in zip(states, given, strict=True)]
+    rejected = sum(map(len, given)) - sum(map(len, batches))
+    if rejected and not any(map(len, batches)):
+        text = (
+            f"the background check rejected all {rejected} observations: the forecast stays as is"
+        )
+        warn_user(NoObservationsWarning(text))
     total = members * sum(len(b) > 0 for b in batches)
     with progress_bar(progress, total=total, unit="member", desc="assimilate") as bar:
-        return work.analyse(states, batches, 0, 0, bar.update)
+        return work.analyse(states, batches, 0, 0, bar.update), rejected
 
 
 def run_lazy(states: Any, plan: ObservationPlan | None, work: Work) -> Any:

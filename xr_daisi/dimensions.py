@@ -139,7 +139,8 @@ def find_dimensions(
                     f"{what} variable {name!r}",
                     found,
                     "one or two horizontal dimensions beside member, time and level",
-                    f"select one entry of the others, e.g. .isel({others[0]}=0)"
+                    f"rename an ensemble dimension, .rename({others[0]}='member'); of any other "
+                    f"select one entry, .isel({others[0]}=0)"
                     if space[name]
                     else "give the fields on a grid, or leave the variable out",
                 )

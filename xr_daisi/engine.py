@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from xr_daisi.devices import resolve_device, resolve_dtype
-from xr_daisi.errors import DivergenceError, SettingsError, problem
+from xr_daisi.errors import DivergenceError, OperatorError, SettingsError, problem
 from xr_daisi.guidance import GuidedFlow
 from xr_daisi.sampling import NoiseSource, generate, initial_noise, invert
 
@@ -31,6 +31,9 @@ __all__ = ["Engine", "automatic_batch"]
 
 RUNAWAY = 1e3
 """A normalised state this many times larger than any forecast has diverged, finite or not."""
+
+FAR = 30.0
+"""Standard deviations of the prior beyond which a forecast has wrong units rather than weather."""
 
 POINTS_PER_BATCH = {"cpu": 1 << 17, "cuda": 1 << 22}
 
@@ -122,6 +125,8 @@ class Engine:
 
         Raises
         ------
+        OperatorError
+            If the observation operator is not finite for the forecast.
         DivergenceError
             Naming the members that left every bound.
         """
@@ -139,6 +144,7 @@ class Engine:
         inverse_steps, guided_steps = s.step_counts
         out = np.empty(states.shape)
         for part, x, source in self._batches(states, time, first_member):
+            self._check_operator(tensors.observe(x), time)
             if s.t_min > 0.0:
                 z = invert(
                     flow,
@@ -271,6 +277,24 @@ class Engine:
             x = torch.from_numpy(normalised).to(device, self.solver_dtype)
             members = range(first_member + part.start, first_member + part.stop)
             yield part, x, NoiseSource(self.seed, time, members)
+
+    def is_far(self, states: np.ndarray) -> bool:
+        """Tell whether physical states lie where only wrong units could have brought them."""
+        return bool(np.abs(self.prior.normalization.normalize(states)).max() > FAR)
+
+    def _check_operator(self, observed: Tensor, time: str) -> None:
+        """Raise where H of the forecast is not finite: a function outside its domain."""
+        bad = ~torch.isfinite(observed).all(dim=0)
+        if bad.any():
+            raise OperatorError(
+                problem(
+                    "observation operator" + (f" at {time}" if time else ""),
+                    f"NaN or infinite values for {int(bad.sum())} of {bad.numel()} observations of "
+                    "the forecast",
+                    "finite values",
+                    "correct the function in operator=..., e.g. keep its argument in its domain",
+                )
+            )
 
     def _physical(self, x: Tensor) -> np.ndarray:
         return self.prior.normalization.denormalize(x.double().cpu().numpy())

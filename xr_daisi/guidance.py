@@ -328,7 +328,8 @@ class GuidedFlow:
         advice = (
             "use guidance_solver='gmres'"
             if self.guidance == "mmps" and self.solver == "cg"
-            else "try fewer guidance_iterations, a smaller strength, or a better trained prior"
+            else "try fewer guidance_iterations, a smaller strength, or a better trained prior, "
+            "and check that no observation error is far too small"
         )
         self._warn(
             f"guidance={self.guidance!r} broke down for {number} of {len(broken)} members and "

@@ -41,6 +41,7 @@ def analysis_attributes(
     obs_error: ObservationErrors | None,
     time_tolerance: TimeTolerance | None,
     background_check: float | None,
+    rejected: int | None,
 ) -> dict[str, Any]:
     """Return the attributes of an analysis.
 
@@ -58,6 +59,8 @@ def analysis_attributes(
         The observations.
     operator, obs_error, time_tolerance, background_check
         As given to `assimilate`.
+    rejected : int or None
+        Observations that the background check rejected; None where that is not known yet.
 
     Returns
     -------
@@ -72,7 +75,7 @@ def analysis_attributes(
         "background_check": background_check,
     }
     attrs = _common(forecast, engine, "assimilate", settings)
-    attrs["daisi_observations"] = json.dumps(plan.counts)
+    attrs["daisi_observations"] = json.dumps(_counts(plan, background_check, rejected))
     attrs["daisi_state"] = json.dumps(_compact(engine.prior.spec))
     return attrs
 
@@ -102,6 +105,19 @@ def _compact(spec: StateSpec) -> dict[str, Any]:
         for key in [k for k, v in variable.items() if v is None]:
             del variable[key]
     return entries
+
+
+def _counts(
+    plan: ObservationPlan, background_check: float | None, rejected: int | None
+) -> dict[str, int]:
+    """Count observations by what became of them; of lazy work, what is known of it."""
+    counts = dict(plan.counts)
+    if background_check is None or "used" not in counts:
+        return counts
+    used = counts.pop("used")
+    if rejected is None:
+        return {"used unless the background check rejects": used, **counts}
+    return {"used": used - rejected, "too far from the forecast": rejected, **counts}
 
 
 def remembered(analysis: xr.Dataset, key: str) -> Any:
