@@ -15,11 +15,13 @@ import torch
 from xr_daisi.devices import resolve_device, resolve_dtype
 from xr_daisi.errors import DivergenceError, OperatorError, SettingsError, problem
 from xr_daisi.guidance import GuidedFlow
+from xr_daisi.holes import MaskedFlow, MaskedNoise, fill_holes, holes_of
 from xr_daisi.sampling import NoiseSource, generate, initial_noise, invert
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from xr_daisi.flow import Flow
@@ -108,9 +110,10 @@ class Engine:
         Parameters
         ----------
         states : ndarray
-            Physical forecast ``(member, channel, *space)`` in the prior's units.
+            Physical forecast ``(member, channel, *space)`` in the prior's units; NaN at the same
+            points of every member are holes.
         observations : ObservationBatch
-            Of this time, at least one.
+            Of this time, at least one, none in a hole.
         time : str
             Label that keys the noise.
         first_member : int
@@ -121,7 +124,7 @@ class Engine:
         Returns
         -------
         ndarray
-            Physical analysis, float64, shape of `states`.
+            Physical analysis, float64, shape of `states`, NaN in the holes.
 
         Raises
         ------
@@ -132,6 +135,10 @@ class Engine:
         """
         s = self.settings
         device, flow = self.device_and_flow()
+        holes = holes_of(states[0])
+        keep = self._keep(holes)
+        if keep is not None:
+            flow = MaskedFlow(flow, keep)
         tensors = observations.to_tensors(self.prior.normalization, device, self.solver_dtype)
         guided = GuidedFlow(
             flow,
@@ -143,7 +150,7 @@ class Engine:
         )
         inverse_steps, guided_steps = s.step_counts
         out = np.empty(states.shape)
-        for part, x, source in self._batches(states, time, first_member):
+        for part, x, source in self._batches(states, holes, time, first_member):
             self._check_operator(tensors.observe(x), time)
             if s.t_min > 0.0:
                 z = invert(
@@ -168,7 +175,7 @@ class Engine:
                 source=source,
             )
             self._check(x, y, time, part.start + first_member)
-            out[part] = self._physical(y)
+            out[part] = self._physical(y, holes)
             if advance:
                 advance(part.stop - part.start)
         return out
@@ -179,7 +186,8 @@ class Engine:
         Parameters
         ----------
         states : ndarray
-            Physical forecast ``(member, channel, *space)`` in the prior's units.
+            Physical forecast ``(member, channel, *space)`` in the prior's units, with holes as in
+            `analyse`.
         time : str
             Label that keys the noise.
         first_member : int
@@ -188,7 +196,7 @@ class Engine:
         Returns
         -------
         ndarray
-            Normalised latents, float64, shape of `states`.
+            Normalised latents, float64, shape of `states`, NaN in the holes.
 
         Raises
         ------
@@ -197,8 +205,12 @@ class Engine:
         """
         s = self.settings
         _, flow = self.device_and_flow()
+        holes = holes_of(states[0])
+        keep = self._keep(holes)
+        if keep is not None:
+            flow = MaskedFlow(flow, keep)
         out = np.empty(states.shape)
-        for part, x, source in self._batches(states, time, first_member):
+        for part, x, source in self._batches(states, holes, time, first_member):
             z = invert(
                 flow,
                 x,
@@ -209,7 +221,7 @@ class Engine:
                 source=source,
             )
             self._check(x, z, time, part.start + first_member)
-            out[part] = z.double().cpu().numpy()
+            out[part] = fill_holes(z.double().cpu().numpy(), holes, np.nan)
         return out
 
     def sample(self, members: int, *, time: str = "") -> np.ndarray:
@@ -225,7 +237,8 @@ class Engine:
         Returns
         -------
         ndarray
-            Physical states ``(member, channel, *space)``, float64, in the prior's units.
+            Physical states ``(member, channel, *space)``, float64, in the prior's units; NaN in
+            the prior's holes.
 
         Raises
         ------
@@ -235,10 +248,14 @@ class Engine:
         s = self.settings
         device, flow = self.device_and_flow()
         shape = self.prior.spec.shape
+        holes = self.prior.holes
+        keep = self._keep(holes)
+        if keep is not None:
+            flow = MaskedFlow(flow, keep)
         out = np.empty((members, *shape))
         for start in range(0, members, self.batch_size):
             stop = min(start + self.batch_size, members)
-            source = NoiseSource(self.seed, time, range(start, stop))
+            source = self._source(time, range(start, stop), keep)
             z = initial_noise(source, shape, self.solver_dtype, device)
             x = generate(
                 flow,
@@ -250,7 +267,7 @@ class Engine:
                 source=source,
             )
             self._check(z, x, time, start)
-            out[start:stop] = self._physical(x)
+            out[start:stop] = self._physical(x, holes)
         return out
 
     # -- parts ------------------------------------------------------------------------------------
@@ -267,20 +284,31 @@ class Engine:
         return torch.float32 if dtype == torch.bfloat16 else dtype
 
     def _batches(
-        self, states: np.ndarray, time: str, first_member: int
+        self, states: np.ndarray, holes: NDArray[np.bool_] | None, time: str, first_member: int
     ) -> Iterator[tuple[slice, Tensor, NoiseSource]]:
         device = resolve_device(self.device)
+        keep = self._keep(holes)
         size = self.batch_size
         for start in range(0, states.shape[0], size):
             part = slice(start, min(start + size, states.shape[0]))
             normalised = self.prior.normalization.normalize(states[part].astype(float))
-            x = torch.from_numpy(normalised).to(device, self.solver_dtype)
+            x = torch.from_numpy(fill_holes(normalised, holes)).to(device, self.solver_dtype)
             members = range(first_member + part.start, first_member + part.stop)
-            yield part, x, NoiseSource(self.seed, time, members)
+            yield part, x, self._source(time, members, keep)
+
+    def _keep(self, holes: NDArray[np.bool_] | None) -> Tensor | None:
+        if holes is None or not holes.any():
+            return None
+        return torch.from_numpy(~holes).to(resolve_device(self.device))
+
+    def _source(self, time: str, members: range, keep: Tensor | None) -> NoiseSource:
+        source = NoiseSource(self.seed, time, members)
+        return source if keep is None else MaskedNoise(source, keep)
 
     def is_far(self, states: np.ndarray) -> bool:
         """Tell whether physical states lie where only wrong units could have brought them."""
-        return bool(np.abs(self.prior.normalization.normalize(states)).max() > FAR)
+        far = np.abs(self.prior.normalization.normalize(states)) > FAR  # false for NaN in holes
+        return bool(far.any())
 
     def _check_operator(self, observed: Tensor, time: str) -> None:
         """Raise where H of the forecast is not finite: a function outside its domain."""
@@ -296,8 +324,9 @@ class Engine:
                 )
             )
 
-    def _physical(self, x: Tensor) -> np.ndarray:
-        return self.prior.normalization.denormalize(x.double().cpu().numpy())
+    def _physical(self, x: Tensor, holes: NDArray[np.bool_] | None) -> np.ndarray:
+        physical = self.prior.normalization.denormalize(x.double().cpu().numpy())
+        return fill_holes(physical, holes, np.nan)
 
     def _check(self, before: Tensor, after: Tensor, time: str, first: int) -> None:
         """Raise for members that are not finite or far beyond any forecast."""

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Contents", "pack", "unpack"]
 
+HOLES = "normalization.holes"
+
 _DERIVED = (
     "format",
     "format_version",
@@ -83,10 +85,14 @@ def pack(prior: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
     for name in ("mean", "std"):
         values = np.array(getattr(prior.normalization, name), dtype=np.float64)
         tensors[f"normalization.{name}"] = torch.from_numpy(values)
+    holes = prior.holes
+    if holes is not None and holes.any():
+        tensors[HOLES] = torch.from_numpy(holes.astype(np.uint8))
     card = {
         **{k: v for k, v in prior.card.items() if k not in _DERIVED},
         "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        # Versions of the package that know no holes can read a prior without any.
+        "format_version": FORMAT_VERSION if HOLES in tensors else 1,
         "state": prior.spec.to_dict(),
         "transforms": list(prior.normalization.transforms),
         "network": network.config.to_dict(),
@@ -121,13 +127,18 @@ def unpack(path: Path) -> Contents:
         unknown = {*transforms} - {None, *TRANSFORMS}
         if unknown or card["interpolant"] != network.config.interpolant:
             raise ValueError(f"transforms {transforms}, interpolant {card['interpolant']!r}")
+        spec = StateSpec.from_dict(card["state"])
+        holes = np.zeros(spec.shape, dtype=bool)
+        if HOLES in tensors:
+            holes[...] = tensors[HOLES].numpy() != 0
         return Contents(
             network=network.eval().requires_grad_(False),
-            spec=StateSpec.from_dict(card["state"]),
+            spec=spec,
             normalization=Normalization(
                 tensors["normalization.mean"].numpy(),
                 tensors["normalization.std"].numpy(),
                 transforms,
+                holes,
             ),
             settings=Settings().updated(settings),
             interpolant=card["interpolant"],

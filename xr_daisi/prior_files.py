@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 __all__ = ["FORMAT", "FORMAT_VERSION", "damaged", "digest", "read_file", "write_file"]
 
 FORMAT = "xr_daisi flow prior"
-FORMAT_VERSION = 1
-"""Goes up when older versions of the package could not read a file; older files stay readable."""
+FORMAT_VERSION = 2
+"""Goes up when older versions of the package could not read a file; older files stay readable.
+
+1: weights, normalisation, card; 2: holes of the state's domain too.
+"""
 
 
 def digest(tensors: Mapping[str, Tensor], card: Mapping[str, Any]) -> str:

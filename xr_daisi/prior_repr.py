@@ -5,6 +5,7 @@ from __future__ import annotations
 import html as html_escape
 from typing import TYPE_CHECKING, Any
 
+from xr_daisi.holes import share_of_holes
 from xr_daisi.networks import UNetConfig
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ def _rows(prior: Any) -> list[tuple[str, str]]:
     card = prior.card
     rows = [("description", card.get("description")), ("variables", _variables(prior.spec))]
     rows += [(d, _dimension(prior.spec, d)) for d in prior.spec.dims]
+    if prior.holes is not None and prior.holes.any():
+        rows.append(("domain", f"{share_of_holes(prior.holes)}, where states are NaN"))
     rows += [("network", _network(prior)), ("interpolant", prior.interpolant)]
     if card.get("normalization"):
         rows.append(("normalisation", f"per {card['normalization']}"))

@@ -6,6 +6,7 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import xarray as xr
+    from numpy.typing import NDArray
 
 __all__ = ["FlowPrior"]
 
@@ -226,6 +228,15 @@ class FlowPrior:
         return str(self.card.get("name") or "unnamed")
 
     @property
+    def holes(self) -> NDArray[np.bool_] | None:
+        """Where states are NaN by construction, ``(channel, *space)``.
+
+        A prior that was trained knows it, if only that there are none; None is for a prior around
+        a network of the user's own, which takes the holes of the forecast.
+        """
+        return self.normalization.holes
+
+    @property
     def sha256(self) -> str | None:
         """Identity of weights and card, settings apart; None for a network of the user's own."""
         if self._sha256 is None:
@@ -279,8 +290,14 @@ class FlowPrior:
         return self._flows[key]
 
     def template(self) -> xr.Dataset:
-        """Return a Dataset of zeros with the variables, levels and grid of the prior."""
-        return self.spec.to_dataset()
+        """Return a Dataset of zeros on the prior's variables, levels and grid, NaN in holes."""
+        template = self.spec.to_dataset()
+        if self.holes is not None and self.holes.any():
+            for v in self.spec.variables:
+                holes = self.holes[self.spec.channel_slice(v.name)]
+                values = template[v.name].data  # without level dimension where v has none
+                values[holes.reshape(values.shape)] = np.nan
+        return template
 
     @property
     def parameter_count(self) -> int | None:

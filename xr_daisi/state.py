@@ -202,11 +202,15 @@ class Normalization:
         Float64, broadcastable to ``(channels, *space)``: one value per channel, or per point.
     transforms : tuple of str or None
         Per channel, a name in `xr_daisi.transforms.TRANSFORMS`, or None.
+    holes : ndarray of bool or None
+        ``(channels, *space)``: where states are NaN by construction; None where that is unknown.
+        Mean and deviation are numbers there too, without meaning.
     """
 
     mean: np.ndarray
     std: np.ndarray
     transforms: tuple[str | None, ...] = ()
+    holes: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         bad = ~(np.isfinite(self.std) & (self.std > 0))

@@ -18,6 +18,7 @@ import numpy as np
 
 from xr_daisi.dimensions import find_dimensions
 from xr_daisi.errors import StateError, problem, raise_problems
+from xr_daisi.holes import fill_holes
 from xr_daisi.state import Normalization, StateSpec
 from xr_daisi.transforms import TRANSFORMS
 
@@ -34,11 +35,15 @@ POOL_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class Statistics:
-    """Mean and variance per channel and point, ``(channel, *space)``, and the number of states."""
+    """Mean and variance per channel and point, ``(channel, *space)``, and the number of states.
+
+    Both are 0 in holes, where the states are NaN; `holes` is None where nothing was said of them.
+    """
 
     mean: np.ndarray
     variance: np.ndarray
     count: int
+    holes: np.ndarray | None = None
 
     def averaged(self, axes: tuple[int, ...]) -> Statistics:
         """Pool the points along `axes`, dimensions along which the statistics do not change."""
@@ -53,6 +58,7 @@ class Statistics:
             np.broadcast_to(mean, shape).copy(),
             np.broadcast_to(variance, shape).copy(),
             self.count * points,
+            self.holes,
         )
 
     def normalization(self, kind: str, transforms: tuple[str | None, ...]) -> Normalization:
@@ -67,18 +73,25 @@ class Statistics:
             Transforms that the statistics were taken after.
         """
         space = tuple(range(1, self.mean.ndim))
+        holes = self.holes if self.holes is not None and self.holes.any() else None
+        where = True if holes is None else ~holes
+
+        def average(values: np.ndarray) -> np.ndarray:
+            averaged: np.ndarray = values.mean(axis=space, keepdims=True, where=where)
+            return averaged
+
+        within, mean = average(self.variance), average(self.mean)
+        each = fill_holes(self.mean, holes, mean)
         if kind == "point":
             # A point that never varies (sea ice of a warm sea) keeps a tiny share of the typical
             # deviation: normalised values stay finite.
-            typical = np.sqrt(self.variance.mean(axis=space, keepdims=True))
-            std = np.maximum(np.sqrt(self.variance), 1e-3 * typical)
-            return Normalization(self.mean, std, transforms)
-        within = self.variance.mean(axis=space, keepdims=True)
+            typical = np.sqrt(within)
+            std = fill_holes(np.maximum(np.sqrt(self.variance), 1e-3 * typical), holes, typical)
+            return Normalization(each, std, transforms, self.holes)
         if kind == "point-mean":
-            return Normalization(self.mean, np.sqrt(within), transforms)
-        mean = self.mean.mean(axis=space, keepdims=True)
-        between = ((self.mean - mean) ** 2).mean(axis=space, keepdims=True)
-        return Normalization(mean, np.sqrt(within + between), transforms)
+            return Normalization(each, np.sqrt(within), transforms, self.holes)
+        between = average((self.mean - mean) ** 2)
+        return Normalization(mean, np.sqrt(within + between), transforms, self.holes)
 
 
 class History:
@@ -94,6 +107,12 @@ class History:
         Transform name per variable.
     pool_bytes : int
         Memory for one pool of states.
+
+    Attributes
+    ----------
+    holes : ndarray of bool or None
+        ``(channel, *space)``: where the first state that was read is NaN, and so every other has
+        to be; None before anything was read.
 
     Raises
     ------
@@ -132,17 +151,22 @@ class History:
         self.state_bytes = 4 * math.prod(spec.shape)
         self.pool_bytes = pool_bytes
         self._memory: dict[tuple[int, int], np.ndarray] = {}
+        self.holes: np.ndarray | None = None
+        self._holes_from = ""
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Load states ``start:stop`` along time as ``(state, channel, *space)`` float32.
 
+        Holes, where every state is NaN, are 0.
+
         Raises
         ------
         StateError
-            Where values are not finite, or a transform does not apply to them.
+            Where values are infinite, NaN comes and goes, or a transform does not apply.
         """
         part = self.ds[list(self.spec.names)].isel({self.along: slice(start, stop)}).compute()
-        arrays = []
+        arrays: list[np.ndarray] = []
+        sizes: list[dict[str, int]] = []
         for v in self.spec.variables:
             level = self.dims.level[v.name]
             order = [d for d in (self.along, self.inner, level, *self.spec.dims) if d]
@@ -152,13 +176,40 @@ class History:
                     da = da.expand_dims({d: part.sizes[d]})
             with np.errstate(over="ignore"):  # infinite in float32 is reported below
                 values = da.transpose(*order).to_numpy().astype(np.float32)
-            self._check_values(v.name, order, values, part, start)
             arrays.append(values.reshape(-1, v.size, *self.spec.space_shape))
+            sizes.append(dict(zip(order, values.shape, strict=True)))
+        if self.holes is None:
+            self._find_holes(arrays, part, start)
+        for v, size, values in zip(self.spec.variables, sizes, arrays, strict=True):
+            self._check_values(v.name, size, values, part, start)
         x = np.concatenate(arrays, axis=1) if len(arrays) > 1 else arrays[0]
         for channel, name in enumerate(self.transforms):
             if name:
                 x[:, channel] = TRANSFORMS[name].forward(x[:, channel])
+        if self.holes is not None and self.holes.any():
+            x[:, self.holes] = 0.0
         return np.ascontiguousarray(x)
+
+    def _find_holes(self, arrays: list[np.ndarray], part: xr.Dataset, start: int) -> None:
+        """Take the holes from the first state that is read."""
+        holes = np.isnan(np.concatenate([values[0] for values in arrays]))
+        label = part[self.along].values[0] if self.along in part.coords else start
+        problems = []
+        for v in self.spec.variables:
+            everywhere = holes[self.spec.channel_slice(v.name)].reshape(v.size, -1).all(axis=1)
+            if everywhere.any():
+                number = int(everywhere.sum())
+                found = "NaN everywhere" + (f" on {number} of {v.size} levels" if v.levels else "")
+                problems.append(
+                    problem(
+                        f"history variable {v.name!r}",
+                        f"{found} at {self.along}={label}",
+                        "values",
+                        "leave out the variable, its empty levels or these times",
+                    )
+                )
+        raise_problems(StateError, problems)
+        self.holes, self._holes_from = holes, f"{self.along}={label}"
 
     def _check_labels(self) -> None:
         problems = [
@@ -188,30 +239,40 @@ class History:
         raise_problems(StateError, problems)
 
     def _check_values(
-        self, name: str, dims: list[str], values: np.ndarray, part: xr.Dataset, start: int
+        self, name: str, sizes: dict[str, int], values: np.ndarray, part: xr.Dataset, start: int
     ) -> None:
-        problems = []
-        finite = np.isfinite(values)
-        if not finite.all():
+        channels = self.spec.channel_slice(name)
+        subject = f"history variable {name!r}"
+        holes = np.zeros(values.shape[1:], bool) if self.holes is None else self.holes[channels]
+
+        def found(bad: np.ndarray, what: str) -> str:
             place = []
-            for d, i in zip(dims, np.argwhere(~finite)[0], strict=True):
+            for d, i in zip(sizes, np.argwhere(bad.reshape(*sizes.values()))[0], strict=True):
                 offset = start if d == self.along else 0
                 place.append(f"{d}={part[d].values[i] if d in part.coords else offset + i}")
-            problems.append(
-                problem(
-                    f"history variable {name!r}",
-                    f"{int((~finite).sum())} values that are not finite, first at "
-                    f"{', '.join(place)}",
-                    "finite values",
-                    "fill them or leave out these times",
-                )
+            return f"{int(bad.sum())} values that are {what}, first at {', '.join(place)}"
+
+        problems = []
+        expected = "finite values, or NaN at the same points of all states"
+        finite = np.isfinite(values)
+        bad = ~finite & ~(np.isnan(values) & holes)
+        if bad.any():
+            remedy = "fill them or leave out these times"
+            problems.append(problem(subject, found(bad, "not finite"), expected, remedy))
+        bad = ~np.isnan(values) & holes
+        if bad.any():
+            over = [d for d in (self.along, self.inner) if d]
+            remedy = (
+                f"fill the NaN, or mask: ds[{name!r}].where(ds[{name!r}].notnull().all({over}))"
             )
-        transform = self.transforms[self.spec.channel_slice(name).start]
-        if transform and not problems and values.min() < TRANSFORMS[transform].lower:
+            what = f"not NaN, as they are at {self._holes_from}"
+            problems.append(problem(subject, found(bad, what), expected, remedy))
+        transform = self.transforms[channels.start]
+        if transform and not problems and np.nanmin(values) < TRANSFORMS[transform].lower:
             problems.append(
                 problem(
-                    f"history variable {name!r}",
-                    f"values down to {values.min():g}",
+                    subject,
+                    f"values down to {np.nanmin(values):g}",
                     f"at least {TRANSFORMS[transform].lower:g} for transform={transform!r}",
                     "clip the values or choose another transform",
                 )
@@ -249,7 +310,7 @@ class History:
             mean += delta * (n / (count + n))
             squares += block_squares + delta**2 * (count * n / (count + n))
             count += n
-        return Statistics(mean, squares / max(count, 1), count)
+        return Statistics(mean, squares / max(count, 1), count, self.holes)
 
     def batches(
         self, start: int, stop: int, size: int, *, seed: int, epoch: int

@@ -137,6 +137,9 @@ class Trainer:
         self.checkpoint, self.show = checkpoint, progress
         self.mean = torch.from_numpy(np.asarray(normalization.mean)).to(device, torch.float32)
         self.std = torch.from_numpy(np.asarray(normalization.std)).to(device, torch.float32)
+        holes = normalization.holes
+        masked = holes is not None and bool(holes.any())
+        self.keep = torch.from_numpy(~np.asarray(holes)).to(device) if masked else None
         decay = [p for p in self.network.parameters() if p.ndim > 1]
         plain = [p for p in self.network.parameters() if p.ndim <= 1]
         self.optimizer = torch.optim.AdamW(
@@ -224,8 +227,7 @@ class Trainer:
 
     def _step(self, x: np.ndarray, fraction: float) -> float:
         generator = self._generator("step", self.progress.step)
-        x1 = (torch.from_numpy(x).to(self.device) - self.mean) / self.std
-        x1 = self._shifted(x1)
+        x1 = self._shifted(self._normalised(x))
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate * self._schedule(fraction)
         loss = self._loss(self.network, x1, generator)
@@ -251,13 +253,20 @@ class Trainer:
                 kept.lerp_(new, 1.0 - decay)
         return value
 
+    def _normalised(self, x: np.ndarray) -> Tensor:
+        return self._masked((torch.from_numpy(x).to(self.device) - self.mean) / self.std)
+
+    def _masked(self, x: Tensor) -> Tensor:
+        """Put zeros into holes, where the network sees them at every t."""
+        return x if self.keep is None else torch.where(self.keep, x, 0.0)
+
     def _loss(self, network: nn.Module, x1: Tensor, generator: torch.Generator) -> Tensor:
         n = x1.shape[0]
         # Stratified times: the same expectation as independent ones, less noise in the gradient.
         offsets = torch.rand(n, generator=generator, device=self.device)
         t = (torch.arange(n, device=self.device) + offsets) / n
         t = t[torch.randperm(n, generator=generator, device=self.device)]
-        z = torch.randn(x1.shape, generator=generator, device=self.device)
+        z = self._masked(torch.randn(x1.shape, generator=generator, device=self.device))
         alpha, beta, d_alpha, d_beta = schedule_at(self.network.interpolant, t, x1)
         context = (
             torch.autocast(self.device.type, torch.bfloat16) if self.autocast else nullcontext()
@@ -269,7 +278,9 @@ class Trainer:
             seed = torch.randint(2**62, (), generator=generator, device=self.device)
             torch.manual_seed(int(seed))
             b = network(alpha * z + beta * x1, t)
-        loss: Tensor = (b.float() - (d_alpha * z + d_beta * x1)).square().mean()
+        error = (b.float() - (d_alpha * z + d_beta * x1)).square()
+        # What the network says in holes is not asked for.
+        loss: Tensor = error.mean() if self.keep is None else error[:, self.keep].mean()
         return loss
 
     def _schedule(self, fraction: float) -> float:
@@ -313,7 +324,7 @@ class Trainer:
         total, count = 0.0, 0
         with torch.no_grad():
             for number, x in enumerate(batches):
-                x1 = (torch.from_numpy(x).to(self.device) - self.mean) / self.std
+                x1 = self._normalised(x)
                 loss = self._loss(self.average, x1, self._generator("validation", number))
                 total, count = total + loss.item() * x.shape[0], count + x.shape[0]
         loss_value = total / count
@@ -336,6 +347,7 @@ class Trainer:
             "steps": self.budget.steps,
             "data": [_summary(self.mean), _summary(self.std), list(self.history.transforms)],
             "static fields": _summary(static) if static.numel() else None,
+            "holes": None if self.keep is None else _summary((~self.keep).float()),
             "roll": list(self.roll),
             "optimiser": [self.learning_rate, self.warmup, self.weight_decay, self.ema, self.clip],
         }

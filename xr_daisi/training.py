@@ -35,10 +35,12 @@ from xr_daisi.training_options import (
     as_names,
     check_initial,
     check_options,
+    check_roll,
     check_same_state,
     check_transforms,
     copy_network,
     transforms_of,
+    with_holes,
 )
 
 if TYPE_CHECKING:
@@ -93,6 +95,8 @@ def train_prior(
     ds : xarray.Dataset
         Fields with a time dimension (and possibly a member dimension: each member is a state of
         its own), in memory or dask-backed. A lazy Dataset is streamed and may exceed memory.
+        Points that are NaN in all states are holes (land of an ocean): the prior knows them, and
+        they train nothing.
     variables : sequence of str, optional
         Variables of the state, in channel order; every variable (those of `init`) when None.
     validation : float
@@ -160,8 +164,8 @@ def train_prior(
     Raises
     ------
     StateError
-        For data without time, with times that repeat, with too few states, or with values that are
-        not finite.
+        For data without time, with times that repeat, with too few states, with infinite values
+        or NaN that comes and goes.
     PriorError
         For a variable that never varies, or an `init` that is no prior of this state.
     SettingsError
@@ -241,16 +245,17 @@ def train_prior(
             dropout=dropout,
             **shape,
         )
-        norm = (
-            history.statistics(*train)
-            .averaged(axes)
-            .normalization(normalization, history.transforms)
-        )
+        statistics = history.statistics(*train)
+        check_roll(rolled, spec, statistics.holes)
+        norm = statistics.averaged(axes).normalization(normalization, history.transforms)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = UNet(config, fixed)
     else:
-        network, norm = copy_network(previous), previous.normalization
+        network = copy_network(previous)
+        history.read(0, 1)
+        norm = with_holes(previous, history.holes)
+        check_roll(rolled, spec, norm.holes)
     states = (train[1] - train[0]) * history.per_time
     batch = min(32, max(4, states // 8)) if batch_size is None else batch_size
     trainer = Trainer(

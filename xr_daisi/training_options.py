@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xr_daisi.errors import DaisiTypeError, PriorError, SettingsError, problem, raise_problems
+from xr_daisi.errors import (
+    DaisiTypeError,
+    PriorError,
+    SettingsError,
+    StateError,
+    problem,
+    raise_problems,
+)
 from xr_daisi.networks import UNet
 from xr_daisi.priors import FlowPrior
 from xr_daisi.transforms import TRANSFORMS
@@ -17,16 +24,18 @@ from xr_daisi.transforms import TRANSFORMS
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from xr_daisi.state import StateSpec
+    from xr_daisi.state import Normalization, StateSpec
 
 __all__ = [
     "as_names",
     "check_initial",
     "check_options",
+    "check_roll",
     "check_same_state",
     "check_transforms",
     "copy_network",
     "transforms_of",
+    "with_holes",
 ]
 
 NORMALIZATIONS = ("variable", "point", "point-mean")
@@ -180,6 +189,61 @@ def check_same_state(previous: StateSpec, spec: StateSpec) -> None:
         same = np.allclose(new_values, old_values, rtol=0.0, atol=1e-3 * min(step, 1e300))
         check(f"coordinate {d!r}", found, expected, same)
     raise_problems(PriorError, problems)
+
+
+def check_roll(roll: Sequence[str], spec: StateSpec, holes: np.ndarray | None) -> None:
+    """Check that states with holes can be shifted along dimensions.
+
+    Raises
+    ------
+    StateError
+        Where the holes would be shifted to other points.
+    """
+    if holes is None or not holes.any():
+        return
+    axes = {d: 1 + spec.dims.index(d) for d in roll}
+    moved = [d for d, a in axes.items() if (holes.any(axis=a) != holes.all(axis=a)).any()]
+    if moved:
+        raise StateError(
+            problem(
+                "history",
+                f"holes (NaN in all states) that vary along {moved}",
+                "holes that are the same where states are shifted",
+                "leave these dimensions out of roll=",
+            )
+        )
+
+
+def with_holes(previous: FlowPrior, holes: np.ndarray | None) -> Normalization:
+    """Return the normalisation of a prior for a history with holes.
+
+    Parameters
+    ----------
+    previous : FlowPrior
+        The prior to continue from.
+    holes : ndarray of bool
+        Of the history.
+
+    Raises
+    ------
+    PriorError
+        If the prior was trained with other holes.
+    """
+    if previous.holes is None or holes is None:
+        return replace(previous.normalization, holes=holes)
+    problems = []
+    for name in previous.spec.names:
+        channels = previous.spec.channel_slice(name)
+        new, old = holes[channels], previous.holes[channels]
+        if (new != old).any():
+            found = (
+                f"{int((new & ~old).sum())} NaN points of the history where it has none, and "
+                f"{int((old & ~new).sum())} of its {int(old.sum())} holes with values"
+            )
+            remedy = "fill or mask the history, or train without init"
+            problems.append(problem(f"init: holes of {name!r}", found, "the same holes", remedy))
+    raise_problems(PriorError, problems)
+    return previous.normalization
 
 
 def copy_network(prior: FlowPrior) -> UNet:
