@@ -5,7 +5,7 @@ Importing the package registers ``.daisi`` on `xarray.Dataset`.
 
 from xr_daisi import accessor as _accessor  # noqa: F401  registers .daisi
 from xr_daisi._version import __version__
-from xr_daisi.analysis import assimilate, invert, sample
+from xr_daisi.analysis import assimilate
 from xr_daisi.errors import (
     DaisiError,
     DaisiTypeError,
@@ -22,6 +22,7 @@ from xr_daisi.estimate import AnalysisPlan
 from xr_daisi.feedback import feedback
 from xr_daisi.files import read_observations
 from xr_daisi.guidance import GuidanceWarning
+from xr_daisi.latent import invert, sample
 from xr_daisi.options import set_options
 from xr_daisi.priors import FlowPrior
 from xr_daisi.registry import load_prior, register_prior, registered_priors

@@ -9,8 +9,9 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import xarray as xr
 
-from xr_daisi.analysis import assimilate, invert, sample
+from xr_daisi.analysis import assimilate
 from xr_daisi.feedback import feedback
+from xr_daisi.latent import invert, sample
 
 __all__ = ["DaisiAccessor"]
 

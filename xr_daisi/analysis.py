@@ -7,35 +7,42 @@ ones become a graph with one task per chunk of members and times.
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Literal, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Literal, Unpack, overload
 
 import numpy as np
 import xarray as xr
 
 from xr_daisi.blocks import Work, run_eager, run_lazy
 from xr_daisi.dimensions import other_valid_time, time_coordinate
-from xr_daisi.engine import Engine
-from xr_daisi.errors import DaisiTypeError, SettingsError, problem
+from xr_daisi.errors import SettingsError, problem
 from xr_daisi.estimate import AnalysisPlan, make_plan
-from xr_daisi.labels import analysis_attributes, latent_dataset, sample_dataset
+from xr_daisi.labels import analysis_attributes
+from xr_daisi.latent import check_dataset, make_engine
 from xr_daisi.layout import layout_of
+from xr_daisi.observation_options import (
+    Interpolation,
+    ObservationErrors,
+    ObservationKeywords,
+    ObservationOptions,
+    OperatorSettings,
+    TimeInterpolation,
+)
 from xr_daisi.observations import match_observations
 from xr_daisi.prior_choice import choose_prior
 from xr_daisi.user_warnings import warn_user
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from xr_daisi.observation_sources import ObservationErrors, OperatorSettings
     from xr_daisi.observation_times import TimeTolerance
     from xr_daisi.priors import FlowPrior
-    from xr_daisi.settings import Guidance, GuidanceSolver, Settings, Solver
+    from xr_daisi.settings import Guidance, GuidanceSolver, Solver
 
-__all__ = ["assimilate", "invert", "sample"]
+__all__ = ["assimilate"]
 
 
-class AssimilateKeywords(TypedDict, total=False):
+class AssimilateKeywords(ObservationKeywords, total=False):
     """The keywords of `assimilate` but `dry_run`, for type checkers."""
 
     t_min: float | None
@@ -48,10 +55,6 @@ class AssimilateKeywords(TypedDict, total=False):
     guidance_solver: GuidanceSolver | None
     guidance_iterations: int | None
     strength: float | Callable[[float], float] | None
-    operator: OperatorSettings | None
-    obs_error: ObservationErrors | None
-    time_tolerance: TimeTolerance | None
-    background_check: float | None
     method: str
     seed: int
     device: str
@@ -106,6 +109,14 @@ def assimilate(
     obs_error: ObservationErrors | None = None,
     time_tolerance: TimeTolerance | None = None,
     background_check: float | None = None,
+    error_inflation: float | Mapping[str, float] | None = None,
+    error_correlation: Mapping[str, str | float] | None = None,
+    quality: Mapping[str, Sequence[str | int]] | None = None,
+    bounds: Mapping[str, tuple[float, float]] | None = None,
+    thin: str | float | None = None,
+    footprint: Mapping[str, str | float] | None = None,
+    interpolation: Interpolation = "linear",
+    time_interpolation: TimeInterpolation = "nearest",
     method: str = "daisi",
     seed: int = 0,
     device: str = "auto",
@@ -163,6 +174,29 @@ def assimilate(
     background_check : float, optional
         Reject observations whose departure from the ensemble mean exceeds this many standard
         deviations of spread and observation error together; off.
+    error_inflation : float or mapping, optional
+        Factor of the standard deviations of the errors, for representativeness: one, or
+        ``{observed variable: factor}``.
+    error_correlation : mapping, optional
+        ``{observed variable: length}`` over which its errors are correlated: text such as ``"50
+        km"``, or a number in km (in units of the coordinates on a plain grid). A matrix can come
+        with the observations instead, as ``<name>_error_covariance``.
+    quality : mapping, optional
+        ``{observed variable: accepted values or meanings}`` of its quality flag; by default the
+        flag's meanings tell good from bad.
+    bounds : mapping, optional
+        ``{observed variable: (lowest, highest)}``: values outside are not used; by default its
+        ``valid_range``, ``valid_min`` and ``valid_max``.
+    thin : str or float, optional
+        Average the observations of a variable in boxes of this side (as in `error_correlation`)
+        into super-observations, with the error of the average.
+    footprint : mapping, optional
+        ``{observed variable: diameter}`` of the disc that a value is the mean over.
+    interpolation : {"linear", "nearest"}
+        Between the nodes of the grid.
+    time_interpolation : {"nearest", "linear"}
+        Compare an observation with the state of the nearest time, or with the linear interpolation
+        between the states before and after, which are then analysed together.
     method : str
         ``"daisi"``, the only one so far.
     seed : int
@@ -204,13 +238,23 @@ def assimilate(
     ----------
     M. Andrae et al., arXiv:2512.00252.
     """
-    _check_dataset(forecast, "forecast")
+    check_dataset(forecast, "forecast")
     if method != "daisi":
         raise SettingsError(problem("method", repr(method), "'daisi'"))
-    if background_check is not None and not background_check > 0:
-        raise SettingsError(
-            problem("background_check", repr(background_check), "a positive number, or None")
-        )
+    options = ObservationOptions(
+        operator=operator,
+        obs_error=obs_error,
+        time_tolerance=time_tolerance,
+        background_check=background_check,
+        error_inflation=error_inflation,
+        error_correlation=error_correlation,
+        quality=quality,
+        bounds=bounds,
+        thin=thin,
+        footprint=footprint,
+        interpolation=interpolation,
+        time_interpolation=time_interpolation,
+    )
     prior = choose_prior(forecast, prior)
     given = {
         "t_min": t_min,
@@ -226,17 +270,10 @@ def assimilate(
     }
     settings = prior.settings.updated(given)
     layout = layout_of(forecast, prior.spec)
-    engine = _engine(prior, settings, seed, device, dtype, batch)
+    engine = make_engine(prior, settings, seed, device, dtype, batch)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        plan = match_observations(
-            obs,
-            prior.spec,
-            layout.time_values,
-            operator=operator,
-            obs_error=obs_error,
-            time_tolerance=time_tolerance,
-        )
+        plan = match_observations(obs, prior.spec, layout.time_values, options)
     for one in caught:  # again, so that they point at the user's line
         warn_user(one.message)
     time = time_coordinate(forecast, layout.dims.time)
@@ -249,7 +286,7 @@ def assimilate(
         warn_user(problem("forecast", text, f"one, {time!r} is taken", remedy))
     if dry_run:
         return make_plan(forecast, layout, plan, engine)
-    work = Work(engine, layout, background_check)
+    work = Work(engine, layout, options)
     states = layout.stack(forecast)
     if not isinstance(states, np.ndarray) or plan.is_lazy:
         # What the background check will reject is not known before the work is done.
@@ -257,138 +294,5 @@ def assimilate(
     else:
         analysed, rejected = run_eager(states, plan, work, progress=progress)
     analysis = layout.unstack(analysed, forecast)
-    analysis.attrs = analysis_attributes(
-        forecast,
-        engine,
-        plan,
-        operator=operator,
-        obs_error=obs_error,
-        time_tolerance=time_tolerance,
-        background_check=background_check,
-        rejected=rejected,
-    )
+    analysis.attrs = analysis_attributes(forecast, engine, plan, rejected)
     return analysis
-
-
-def invert(
-    forecast: xr.Dataset,
-    prior: FlowPrior | str | Path | None = None,
-    *,
-    t_min: float | None = None,
-    steps: int | tuple[int, int] | None = None,
-    solver: Solver | None = None,
-    inverse_noise: float | None = None,
-    seed: int = 0,
-    device: str = "auto",
-    dtype: str = "float32",
-    batch: int | Literal["auto"] = "auto",
-    progress: bool | None = None,
-) -> xr.Dataset:
-    """Carry the members of a forecast into the latent space of a prior.
-
-    Parameters
-    ----------
-    forecast, prior, t_min, steps, solver, inverse_noise, seed, device, dtype, batch, progress
-        As in `assimilate`.
-
-    Returns
-    -------
-    xarray.Dataset
-        Latent members at `t_min`, dimensionless, with the forecast's dimensions and coordinates.
-        At t_min = 0 they would be standard normal if the forecast were drawn from the prior.
-
-    Raises
-    ------
-    StateError, PriorError, SettingsError, DivergenceError
-        As in `assimilate`.
-
-    References
-    ----------
-    M. Andrae et al., arXiv:2512.00252.
-    """
-    _check_dataset(forecast, "forecast")
-    prior = choose_prior(forecast, prior)
-    given = {"t_min": t_min, "steps": steps, "solver": solver, "inverse_noise": inverse_noise}
-    settings = prior.settings.updated(given)
-    layout = layout_of(forecast, prior.spec)
-    engine = _engine(prior, settings, seed, device, dtype, batch)
-    work = Work(engine, layout, None)
-    states = layout.stack(forecast)
-    if isinstance(states, np.ndarray):
-        latent, _ = run_eager(states, None, work, progress=progress)
-    else:
-        latent = run_lazy(states, None, work)
-    return latent_dataset(layout.unstack(latent, forecast), forecast, layout, engine)
-
-
-def sample(
-    template: xr.Dataset | None = None,
-    prior: FlowPrior | str | Path | None = None,
-    *,
-    members: int = 20,
-    steps: int | tuple[int, int] | None = None,
-    solver: Solver | None = None,
-    noise: float | None = None,
-    seed: int = 0,
-    device: str = "auto",
-    dtype: str = "float32",
-    batch: int | Literal["auto"] = "auto",
-) -> xr.Dataset:
-    """Draw states from a prior alone, on the prior's own grid.
-
-    Parameters
-    ----------
-    template : xarray.Dataset, optional
-        Where no prior is named, the registered one that fits these data is taken.
-    prior : FlowPrior, str or Path, optional
-        The prior.
-    members : int
-        How many.
-    steps, solver, noise, seed, device, dtype, batch
-        As in `assimilate`.
-
-    Returns
-    -------
-    xarray.Dataset
-        Float32 fields with a ``member`` dimension first.
-
-    Raises
-    ------
-    PriorError, SettingsError
-        Where there is no prior, or a setting is out of range.
-    """
-    if template is None:
-        template = xr.Dataset()
-    _check_dataset(template, "template")
-    prior = choose_prior(template, prior)
-    if _integer("members", members) < 1:
-        raise SettingsError(problem("members", repr(members), "a positive integer"))
-    settings = prior.settings.updated({"steps": steps, "solver": solver, "noise": noise})
-    engine = _engine(prior, settings, seed, device, dtype, batch)
-    return sample_dataset(engine.sample(members), engine)
-
-
-def _check_dataset(ds: object, what: str) -> None:
-    if not isinstance(ds, xr.Dataset):
-        remedy = "use .to_dataset(name=...)" if isinstance(ds, xr.DataArray) else ""
-        raise DaisiTypeError(problem(what, type(ds).__name__, "an xarray.Dataset", remedy))
-
-
-def _engine(
-    prior: FlowPrior,
-    settings: Settings,
-    seed: int,
-    device: str,
-    dtype: str,
-    batch: int | Literal["auto"],
-) -> Engine:
-    members = None if batch == "auto" else _integer("batch", batch, "a positive integer, or 'auto'")
-    number = _integer("seed", seed)
-    # Torch's own dtypes and devices are as good as their names.
-    return Engine(prior, settings, number, str(device), str(dtype).removeprefix("torch."), members)
-
-
-def _integer(name: str, value: object, expected: str = "an integer") -> int:
-    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
-        return int(value)
-    raise SettingsError(problem(name, repr(value), expected))

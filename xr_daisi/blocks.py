@@ -6,7 +6,7 @@ A block is a NumPy array ``(time, member, channel, *space)`` in the forecast's o
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,8 @@ import torch
 
 from xr_daisi.engine import FAR
 from xr_daisi.errors import NoObservationsWarning, StateError, problem
+from xr_daisi.observation_layout import Status
+from xr_daisi.observation_options import ObservationOptions
 from xr_daisi.progress import progress_bar
 from xr_daisi.transforms import TRANSFORMS
 from xr_daisi.user_warnings import warn_user
@@ -38,13 +40,13 @@ class Work:
         Prior, settings, seed, device.
     layout : Layout
         Units, labels.
-    background_check : float or None
-        Reject observations beyond this many standard deviations.
+    options : ObservationOptions
+        How observations are read.
     """
 
     engine: Engine
     layout: Layout
-    background_check: float | None
+    options: ObservationOptions = field(default_factory=ObservationOptions)
 
     def physical(self, states: np.ndarray) -> np.ndarray:
         """Convert states from the forecast's to the prior's units, float64."""
@@ -119,13 +121,14 @@ class Work:
 
     def filtered(self, members: np.ndarray, observations: ObservationBatch) -> ObservationBatch:
         """Leave out observations far from the ensemble; `members` are all of one time."""
-        if self.background_check is None or not len(observations):
+        limit = self.options.background_check
+        if limit is None or not len(observations):
             return observations
         x = torch.from_numpy(self.physical(members))
         with torch.no_grad():
             y = observations.to_tensors(None, "cpu", torch.float64).observe(x).numpy()
-        far = far_from_ensemble(observations, y, self.background_check)
-        return observations.keep(~far) if far.any() else observations
+        far = far_from_ensemble(observations, y, limit)
+        return observations.reject(far, Status.FAR)
 
     def analyse(
         self,
@@ -227,7 +230,7 @@ def far_from_ensemble(
 
 def run_eager(
     states: np.ndarray, plan: ObservationPlan | None, work: Work, *, progress: bool | None
-) -> tuple[np.ndarray, int]:
+) -> tuple[np.ndarray, dict[Status, int]]:
     """Work through all times at once.
 
     Parameters
@@ -245,21 +248,24 @@ def run_eager(
     -------
     ndarray
         Analysis or latents, shape and dtype of `states`.
-    int
-        Number of observations that the background check rejected.
+    dict of Status to int
+        Number of observations that were rejected in view of the forecast.
     """
     times, members = states.shape[:2]
     if plan is None:
         with progress_bar(progress, total=times * members, unit="member", desc="invert") as bar:
-            return work.invert(states, 0, 0, bar.update), 0
+            return work.invert(states, 0, 0, bar.update), {}
     work.check(states, 0, 0)
     given = [plan.batch(i) for i in range(times)]
     batches = [work.filtered(state, batch) for state, batch in zip(states, given, strict=True)]
-    rejected = sum(map(len, given)) - sum(map(len, batches))
+    rejected: dict[Status, int] = {}
+    for before, after in zip(given, batches, strict=True):
+        for rows, status in after.rejected[len(before.rejected) :]:
+            rejected[status] = rejected.get(status, 0) + rows.size
     if rejected and not any(map(len, batches)):
-        text = (
-            f"the background check rejected all {rejected} observations: the forecast stays as is"
-        )
+        words = ", ".join(f"{count} {status.reason}" for status, count in rejected.items())
+        total = sum(rejected.values())
+        text = f"the forecast rejected all {total} observations ({words}): it stays as is"
         warn_user(NoObservationsWarning(text))
     total = members * sum(len(b) > 0 for b in batches)
     with progress_bar(progress, total=total, unit="member", desc="assimilate") as bar:
@@ -302,7 +308,7 @@ def run_lazy(states: Any, plan: ObservationPlan | None, work: Work) -> Any:
                 delayed(_observations, pure=False)(
                     shared, plan.lazy_batch(first_time + k), members, k
                 )
-                if work.background_check is not None
+                if work.options.background_check is not None
                 else plan.lazy_batch(first_time + k)
                 for k in range(n_times)
             ]

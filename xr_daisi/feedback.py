@@ -21,17 +21,16 @@ from xr_daisi.labels import remembered, state_of
 from xr_daisi.layout import Layout, layout_of
 from xr_daisi.observation_coordinates import find_coordinates
 from xr_daisi.observation_layout import Status
+from xr_daisi.observation_options import ObservationOptions
 from xr_daisi.observations import ObservationBatch, ObservationPlan, match_observations
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from xr_daisi.observation_sources import ObservationErrors, OperatorSettings
+    from xr_daisi.observation_options import ObservationErrors, OperatorSettings
     from xr_daisi.observation_times import TimeTolerance
 
 __all__ = ["feedback"]
-
-REJECTED_BY_BACKGROUND_CHECK = len(Status)
 
 
 @overload
@@ -97,29 +96,22 @@ def feedback(
     for ds, what in ((forecast, "forecast"), (analysis, "analysis")):
         if not hasattr(ds, "data_vars"):
             raise DaisiTypeError(problem(what, type(ds).__name__, "an xarray.Dataset"))
-    settings = remembered(analysis, "settings") or {}
+    given = {"operator": operator, "obs_error": obs_error, "time_tolerance": time_tolerance}
+    given = {key: value for key, value in given.items() if value is not None}
+    options = ObservationOptions.from_dict({**(remembered(analysis, "settings") or {}), **given})
     spec = state_of(forecast, analysis)
     layouts = layout_of(forecast, spec), layout_of(analysis, spec)
     _check_pair(*layouts)
     with warnings.catch_warnings():
         # That nothing overlaps was said by assimilate, and shows in the statuses.
         warnings.simplefilter("ignore", NoObservationsWarning)
-        plan = match_observations(
-            obs,
-            spec,
-            layouts[0].time_values,
-            operator=_operator(settings) if operator is None else operator,
-            obs_error=settings.get("obs_error") if obs_error is None else obs_error,
-            time_tolerance=(
-                settings.get("time_tolerance") if time_tolerance is None else time_tolerance
-            ),
-        )
+        plan = match_observations(obs, spec, layouts[0].time_values, options)
     batches = [plan.batch(i) for i in range(plan.n_times)]
     compared = [
         _observed(ds, layout, batches)
         for ds, layout in zip((forecast, analysis), layouts, strict=True)
     ]
-    status = _statuses(plan, batches, compared[0], settings.get("background_check"))
+    status = _statuses(plan, batches, compared[0])
     columns = {
         "error": plan.column((b, b.errors) for b in batches),
         "forecast": plan.column(zip(batches, compared[0], strict=True)),
@@ -133,21 +125,6 @@ def feedback(
         for i, ds in enumerate(datasets)
     ]
     return results[0] if isinstance(obs, xr.Dataset) else results
-
-
-def _operator(settings: Mapping[str, Any]) -> OperatorSettings | None:
-    found = settings.get("operator") or {}
-    lost = [name for name, kind in found.items() if kind.startswith("callable")]
-    if lost:
-        raise StateError(
-            problem(
-                "operator",
-                f"functions for {', '.join(lost)}, which attributes cannot hold",
-                "the functions that assimilate was given",
-                "pass operator=... again",
-            )
-        )
-    return found or None
 
 
 def _check_pair(forecast: Layout, analysis: Layout) -> None:
@@ -191,16 +168,18 @@ def _statuses(
     plan: ObservationPlan,
     batches: Sequence[ObservationBatch],
     forecast: Sequence[np.ndarray],
-    background_check: float | None,
 ) -> np.ndarray:
     status: np.ndarray = plan.table["status"]
+    background_check = plan.options.background_check
     # Values of dask arrays have been read by now.
     status[status == Status.UNCHECKED] = Status.MISSING
     for batch, y in zip(batches, forecast, strict=True):
         status[batch.rows] = Status.USED
+        for rows, reason in batch.rejected:
+            status[rows] = reason
         if background_check is not None and len(batch):
             far = far_from_ensemble(batch, y, background_check)
-            status[batch.rows[far]] = REJECTED_BY_BACKGROUND_CHECK
+            status[batch.rows[far]] = Status.FAR
     return status
 
 
@@ -210,8 +189,6 @@ def _labelled(
     member = layout.dims.member
     reasons = [s.reason for s in Status if s is not Status.UNCHECKED]
     codes = [int(s) for s in Status if s is not Status.UNCHECKED]
-    reasons.append("too far from the forecast")
-    codes.append(REJECTED_BY_BACKGROUND_CHECK)
     data: dict[str, Any] = {}
     for name, status in parts["status"].items():
         da = obs[name]

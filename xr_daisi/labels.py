@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 from xr_daisi._version import __version__
+from xr_daisi.observation_layout import Status
 from xr_daisi.state import StateSpec, spec_from_dataset
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
     from xr_daisi.engine import Engine
     from xr_daisi.layout import Layout
-    from xr_daisi.observation_sources import ObservationErrors, OperatorSettings
-    from xr_daisi.observation_times import TimeTolerance
     from xr_daisi.observations import ObservationPlan
 
 __all__ = [
@@ -36,12 +35,7 @@ def analysis_attributes(
     forecast: xr.Dataset,
     engine: Engine,
     plan: ObservationPlan,
-    *,
-    operator: OperatorSettings | None,
-    obs_error: ObservationErrors | None,
-    time_tolerance: TimeTolerance | None,
-    background_check: float | None,
-    rejected: int | None,
+    rejected: Mapping[Status, int] | None,
 ) -> dict[str, Any]:
     """Return the attributes of an analysis.
 
@@ -56,34 +50,20 @@ def analysis_attributes(
     engine : Engine
         Prior, settings, seed.
     plan : ObservationPlan
-        The observations.
-    operator, obs_error, time_tolerance, background_check
-        As given to `assimilate`.
-    rejected : int or None
-        Observations that the background check rejected; None where that is not known yet.
+        The observations, and how they are read.
+    rejected : mapping of Status to int, or None
+        Number of observations rejected in view of the forecast; None where that is not known yet.
 
     Returns
     -------
     dict of str to str or int
         What NetCDF and Zarr can hold.
     """
-    settings = {
-        **engine.settings.to_dict(),
-        "operator": {str(k): _in_words(v) for k, v in operator.items()} if operator else None,
-        "obs_error": dict(obs_error) if isinstance(obs_error, Mapping) else obs_error,
-        "time_tolerance": time_tolerance,
-        "background_check": background_check,
-    }
+    settings = {**engine.settings.to_dict(), **plan.options.to_dict()}
     attrs = _common(forecast, engine, "assimilate", settings)
-    attrs["daisi_observations"] = json.dumps(_counts(plan, background_check, rejected))
+    attrs["daisi_observations"] = json.dumps(_counts(plan, rejected))
     attrs["daisi_state"] = json.dumps(_compact(engine.prior.spec))
     return attrs
-
-
-def _in_words(operator: object) -> str:
-    if isinstance(operator, str):
-        return operator
-    return f"callable {getattr(operator, '__name__', type(operator).__name__)}"
 
 
 def _plain(value: Any) -> Any:
@@ -107,17 +87,23 @@ def _compact(spec: StateSpec) -> dict[str, Any]:
     return entries
 
 
-def _counts(
-    plan: ObservationPlan, background_check: float | None, rejected: int | None
-) -> dict[str, int]:
+def _counts(plan: ObservationPlan, rejected: Mapping[Status, int] | None) -> dict[str, int]:
     """Count observations by what became of them; of lazy work, what is known of it."""
     counts = dict(plan.counts)
-    if background_check is None or "used" not in counts:
+    checked = plan.options.background_check is not None
+    if "used" not in counts or (rejected is None and not checked):
         return counts
     used = counts.pop("used")
     if rejected is None:
         return {"used unless the background check rejects": used, **counts}
-    return {"used": used - rejected, "too far from the forecast": rejected, **counts}
+    after = {"used": used - sum(rejected.values())}
+    if checked:
+        after[Status.FAR.reason] = 0
+    for status, count in rejected.items():
+        after[status.reason] = count
+    for reason, count in counts.items():
+        after[reason] = after.get(reason, 0) + count
+    return after
 
 
 def remembered(analysis: xr.Dataset, key: str) -> Any:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xr_daisi.interpolation import Ints
+from xr_daisi.observation_layout import Status
 from xr_daisi.operators import Group, StateLayout
 from xr_daisi.tensor_operators import TensorObservations
 
 if TYPE_CHECKING:
     import torch
 
+    from xr_daisi.averaging import Averaging
+    from xr_daisi.error_covariance import CovarianceBlock
     from xr_daisi.state import Normalization
 
-__all__ = ["ObservationBatch"]
+__all__ = ["ObservationBatch", "Rejections"]
+
+Rejections = tuple[tuple[Ints, Status], ...]
+"""Rows of the plan's table, and why these are not used."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +42,16 @@ class ObservationBatch:
         The observed variables; their places follow each other as the values do.
     layout : StateLayout
         The state's variables and grid.
+    positions : array of float, shape (d, n)
+        Horizontal coordinates.
+    instants : array, shape (n,)
+        Times of the observations as numbers, equal for equal times.
+    blocks : tuple of CovarianceBlock
+        Observations with errors that are correlated with each other.
+    averaging : Averaging or None
+        The super-observations that are made of them.
+    rejected : tuple of (rows, Status)
+        What was left out of it, and why.
     """
 
     values: NDArray[np.float64]
@@ -43,9 +59,20 @@ class ObservationBatch:
     rows: Ints
     groups: tuple[Group, ...]
     layout: StateLayout
+    positions: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0)))
+    instants: NDArray[Any] = field(default_factory=lambda: np.zeros(0))
+    blocks: tuple[CovarianceBlock, ...] = ()
+    averaging: Averaging | None = None
+    rejected: Rejections = ()
 
     def __len__(self) -> int:
         return self.values.size
+
+    @property
+    def group_of(self) -> Ints:
+        """Number of the group that each observation is in, shape (n,)."""
+        sizes = [len(group.points) for group in self.groups]
+        return np.repeat(np.arange(len(sizes)), sizes)
 
     def keep(self, mask: NDArray[np.bool_]) -> ObservationBatch:
         """Pick some of the observations.
@@ -66,13 +93,45 @@ class ObservationBatch:
             replace(group, points=group.points.take(np.flatnonzero(part)))
             for group, part in zip(self.groups, parts, strict=True)
         )
+        moved = np.cumsum(mask) - 1
         return replace(
             self,
             values=self.values[mask],
             errors=self.errors[mask],
             rows=self.rows[mask],
             groups=tuple(group for group in groups if len(group.points)),
+            positions=self.positions[:, mask] if self.positions.size else self.positions,
+            instants=self.instants[mask] if self.instants.size else self.instants,
+            blocks=tuple(
+                replace(
+                    block,
+                    places=moved[block.places[mask[block.places]]],
+                    correlation=block.correlation[np.ix_(*[mask[block.places]] * 2)],
+                )
+                for block in self.blocks
+                if mask[block.places].any()
+            ),
         )
+
+    def reject(self, bad: NDArray[np.bool_], status: Status) -> ObservationBatch:
+        """Leave out some of the observations, and remember why.
+
+        Parameters
+        ----------
+        bad : array of bool, shape (n,)
+            Which ones.
+        status : Status
+            Why.
+
+        Returns
+        -------
+        ObservationBatch
+            With the others; itself where there is nothing to leave out.
+        """
+        if not bad.any():
+            return self
+        rejected = (*self.rejected, (self.rows[bad], status))
+        return replace(self.keep(~bad), rejected=rejected)
 
     def to_tensors(
         self,
@@ -98,4 +157,11 @@ class ObservationBatch:
             For `xr_daisi.guidance`.
         """
         arrays = self.values, self.errors
-        return TensorObservations(*arrays, self.groups, self.layout, normalization, device, dtype)
+        structure: dict[str, Any] = {}
+        if self.blocks:
+            structure["blocks"] = self.blocks
+        if self.averaging is not None:
+            structure["averaging"] = self.averaging
+        return TensorObservations(
+            *arrays, self.groups, self.layout, normalization, device, dtype, **structure
+        )

@@ -8,18 +8,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xr_daisi.coordinate_values import read_coordinate
+from xr_daisi.error_structure import ErrorStructure
 from xr_daisi.errors import DaisiTypeError, ObservationError, SettingsError, problem
 from xr_daisi.interpolation import Ints
 from xr_daisi.observation_layout import Layout
+from xr_daisi.observation_options import ObservationErrors, ObservationOptions
 from xr_daisi.operators import Operator
 from xr_daisi.units import conversion
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["ObservationErrors", "check_values", "error_variable", "errors_of"]
+__all__ = ["INSTRUMENTS", "check_values", "error_variable", "errors_of"]
 
-ObservationErrors = float | Mapping[str, float]
+INSTRUMENTS = (
+    *("instrument", "sensor", "platform", "platform_name", "satellite", "source", "network"),
+    *("station", "station_id", "station_name", "profile", "trajectory"),
+)
+"""Names of coordinates and variables that say who measured a value."""
+
+EVERY_OTHER = "*"
 
 
 def error_variable(ds: xr.Dataset, name: str) -> str | None:
@@ -55,7 +64,8 @@ def errors_of(
     ds: xr.Dataset,
     name: str,
     operator: Operator,
-    obs_error: ObservationErrors | None,
+    options: ObservationOptions,
+    structure: ErrorStructure | None,
     subject: str,
 ) -> Any:
     """Errors of a variable in its own units.
@@ -68,9 +78,10 @@ def errors_of(
         The observed variable.
     operator : Operator
         How it follows from the state.
-    obs_error : float or mapping, optional
-        For variables without errors in the Dataset: a number, or numbers by observed variable or by
-        state variable.
+    options : ObservationOptions
+        Errors of variables without any in the Dataset, and the inflation of all.
+    structure : ErrorStructure or None
+        Correlation of the errors; a covariance brings the standard deviations, too.
     subject : str
         Name for messages.
 
@@ -84,9 +95,26 @@ def errors_of(
     ObservationError
         Where there are none, or they do not fit the variable.
     """
+    inflation = float(options.of_variable("error_inflation", name, 1.0))
+    errors = _errors(ds, name, operator, options, structure, subject)
+    return errors if inflation == 1.0 else errors * inflation
+
+
+def _errors(
+    ds: xr.Dataset,
+    name: str,
+    operator: Operator,
+    options: ObservationOptions,
+    structure: ErrorStructure | None,
+    subject: str,
+) -> Any:
+    import xarray as xr
+
     other = error_variable(ds, name)
+    if other is None and structure is not None and structure.deviation is not None:
+        return xr.Variable((structure.dim,), structure.deviation)
     if other is None:
-        return _error_setting(name, operator, obs_error, subject)
+        return _error_setting(ds, name, operator, options.obs_error, subject)
     errors, values = ds.variables[other], ds.variables[name]
     extra = [d for d in errors.dims if d not in values.dims]
     if extra or errors.dtype.kind not in "fiu":
@@ -100,8 +128,12 @@ def errors_of(
 
 
 def _error_setting(
-    name: str, operator: Operator, obs_error: ObservationErrors | None, subject: str
-) -> float:
+    ds: xr.Dataset,
+    name: str,
+    operator: Operator,
+    obs_error: ObservationErrors | None,
+    subject: str,
+) -> Any:
     given: object = obs_error
     if isinstance(obs_error, Mapping):
         keys = [key for key in (name, *operator.variables[:1]) if key in obs_error]
@@ -110,6 +142,12 @@ def _error_setting(
         remedy = f"pass obs_error={{{name!r}: number}}, or add the variable '{name}_error'"
         expected = "a standard deviation for every value"
         raise ObservationError(problem(subject, "no observation error", expected, remedy))
+    if isinstance(given, Mapping):
+        return _by_instrument(ds, name, given, subject)
+    return _number(given, subject)
+
+
+def _number(given: object, subject: str) -> float:
     if isinstance(given, (bool, np.bool_)) or not isinstance(given, (int, float, np.number)):
         found, expected = f"obs_error {given!r}", "a positive number, or {variable: number}"
         raise DaisiTypeError(problem(subject, found, expected))
@@ -117,6 +155,34 @@ def _error_setting(
     if not (np.isfinite(value) and value > 0):
         raise SettingsError(problem(subject, f"obs_error {given!r}", "a positive number"))
     return value
+
+
+def _by_instrument(
+    ds: xr.Dataset, name: str, given: Mapping[Any, Any], subject: str
+) -> xr.Variable:
+    """Errors looked up by the instrument, platform or station of each value."""
+    import xarray as xr
+
+    dims = set(ds[name].dims)
+    present = [n for n in INSTRUMENTS if n in ds.variables and set(ds[n].dims) <= dims]
+    wanted = {str(key): _number(value, f"{subject} of {key!r}") for key, value in given.items()}
+    if not present:
+        found = f"errors by instrument, and none of the variables {list(INSTRUMENTS)}"
+        remedy = f"obs = obs.assign_coords(instrument=({next(map(str, dims))!r}, [...]))"
+        raise ObservationError(problem(subject, found, "who measured each value", remedy))
+    labels = {n: np.asarray(read_coordinate(ds.variables[n])).astype(str) for n in present}
+    # The identifier that the keys are of, else the first.
+    other = max(present, key=lambda n: len(set(wanted) & set(labels[n].reshape(-1).tolist())))
+    distinct, number = np.unique(labels[other], return_inverse=True)
+    rest = wanted.get(EVERY_OTHER)
+    lacking = [label for label in distinct.tolist() if label not in wanted and rest is None]
+    if lacking:
+        found = f"no error for {len(lacking)} values of {other!r}: {', '.join(lacking[:5])}"
+        expected = f"a number for each, or one for {EVERY_OTHER!r}, every other"
+        raise ObservationError(problem(subject, found, expected))
+    table = np.asarray([wanted.get(label, rest) for label in distinct.tolist()], dtype=float)
+    variable = ds.variables[other]
+    return xr.Variable(variable.dims, table[number].reshape(variable.shape))
 
 
 def check_values(

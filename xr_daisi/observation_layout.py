@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from xr_daisi.errors import ObservationError, StateError, problem, raise_problems
 from xr_daisi.interpolation import Axis, Floats, Ints, LevelKey, Points, locate_nodes, locate_points
-from xr_daisi.observation_times import ForecastTimes, duplicate_time
+from xr_daisi.observation_times import ForecastTimes, TimeMatch, duplicate_time
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
@@ -37,6 +37,13 @@ class Status(IntEnum):
     NO_TIME = 5
     OUTSIDE_TIME = 6
     UNCHECKED = 7
+    FAR = 8
+    BAD_QUALITY = 9
+    LEFT_OUT = 10
+    OUT_OF_BOUNDS = 11
+    DUPLICATE = 12
+    HOLE = 13
+    WITHHELD = 14
 
     @property
     def reason(self) -> str:
@@ -53,6 +60,13 @@ REASONS = {
     Status.NO_TIME: "missing time",
     Status.OUTSIDE_TIME: "too far from any forecast time",
     Status.UNCHECKED: "in place and time, value not read yet",
+    Status.FAR: "too far from the forecast",
+    Status.BAD_QUALITY: "quality flag",
+    Status.LEFT_OUT: "left out by the user",
+    Status.OUT_OF_BOUNDS: "outside its valid range",
+    Status.DUPLICATE: "duplicate",
+    Status.HOLE: "in a hole of the state's domain",
+    Status.WITHHELD: "withheld",
 }
 
 
@@ -80,6 +94,12 @@ class Layout:
         Where the time is missing.
     along_places : bool
         Whether time lies along the places.
+    instants : array, of the shape of `matched`
+        The times as numbers, equal for equal times.
+    other, fraction : array, of the shape of `matched`
+        Forecast time on the other side, and its weight in linear interpolation in time.
+    positions : tuple of array of float, shape (p,)
+        Horizontal coordinates of the places, one array for each.
     """
 
     dims: tuple[str, ...]
@@ -91,6 +111,10 @@ class Layout:
     matched: Ints
     untimed: NDArray[np.bool_]
     along_places: bool
+    instants: NDArray[Any]
+    other: Ints
+    fraction: Floats
+    positions: tuple[Floats, ...]
 
     @property
     def table_shape(self) -> tuple[int, int]:
@@ -204,10 +228,12 @@ def build_layout(
             text = problem(f"{subject}, {time.name}", f"{twice} twice", "each time once", remedy)
             raise ObservationError(text)
     if time is None:
-        matched, untimed = _without_time(times, subject)
+        when = _without_time(times, subject)
     else:
-        when = _spread(time.values, time.dims, place_dims, shape) if along_places else time.values
-        matched, untimed = times.match(np.atleast_1d(when), f"{subject}, {time.name}")
+        moments = (
+            _spread(time.values, time.dims, place_dims, shape) if along_places else time.values
+        )
+        when = times.match(np.atleast_1d(moments), f"{subject}, {time.name}")
 
     points, status = _locate(found, vertical, place_dims, shape, spec, subject)
     return Layout(
@@ -217,9 +243,13 @@ def build_layout(
         place_dims,
         points,
         status,
-        matched,
-        untimed,
+        when.nearest,
+        when.missing,
         along_places,
+        when.instants,
+        when.other,
+        when.fraction,
+        tuple(_spread(p.values, p.dims, place_dims, shape) for p in found.horizontal),
     )
 
 
@@ -250,12 +280,13 @@ def _check_dims(
     raise_problems(ObservationError, problems)
 
 
-def _without_time(times: ForecastTimes, subject: str) -> tuple[Ints, NDArray[np.bool_]]:
+def _without_time(times: ForecastTimes, subject: str) -> TimeMatch:
     if times.count > 1:
         found = f"no time coordinate, while the forecast has {times.count} times"
         remedy = "obs = obs.assign_coords(time=...) or obs.expand_dims(time=[...])"
         raise ObservationError(problem(subject, found, "a time for every value", remedy))
-    return np.zeros(1, dtype=np.int64), np.zeros(1, dtype=bool)
+    here = np.zeros(1, dtype=np.int64)
+    return TimeMatch(here, np.zeros(1, dtype=bool), here, here, np.zeros(1))
 
 
 def _spread(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xr_daisi.dimensions import standard_name
+from xr_daisi.error_structure import ErrorStructure, error_structure
 from xr_daisi.errors import (
     DaisiError,
     DaisiTypeError,
@@ -20,15 +20,12 @@ from xr_daisi.errors import (
 )
 from xr_daisi.interpolation import Ints
 from xr_daisi.observation_coordinates import Coordinates, find_coordinates
-from xr_daisi.observation_errors import (
-    ObservationErrors,
-    check_values,
-    error_variable,
-    errors_of,
-)
+from xr_daisi.observation_errors import check_values, errors_of
 from xr_daisi.observation_layout import Layout, Status, build_layout
+from xr_daisi.observation_options import ObservationOptions, OperatorSettings
+from xr_daisi.observation_quality import companions, verdicts_of
 from xr_daisi.observation_times import ForecastTimes
-from xr_daisi.operators import Operator, PointFunction, match_variable, resolve_operator
+from xr_daisi.operators import Operator, match_variable, resolve_operator
 from xr_daisi.units import conversion
 
 if TYPE_CHECKING:
@@ -36,9 +33,7 @@ if TYPE_CHECKING:
 
     from xr_daisi.state import StateSpec
 
-__all__ = ["ObservationErrors", "OperatorSettings", "Source", "Taken", "read_dataset"]
-
-OperatorSettings = Mapping[str, str | PointFunction]
+__all__ = ["Source", "Taken", "read_dataset"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,14 +46,18 @@ class Taken:
         In the observation's units.
     rows : array of int, shape (n,)
         Rows of the plan's table.
-    places : array of int, shape (n,)
-        Numbers of their places.
+    places, times : array of int, shape (n,)
+        Numbers of their places, and of their times in the Dataset.
+    rejected : tuple of (rows, Status)
+        What was left out in view of values that were read only now.
     """
 
     values: NDArray[np.float64]
     errors: NDArray[np.float64]
     rows: Ints
     places: Ints
+    times: Ints
+    rejected: tuple[tuple[Ints, Status], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +82,12 @@ class Source:
         NumPy (t, p), or dask (t, *place dimensions); None where values come later.
     errors : float, array or None
         Standard deviations: one number, or like `values`.
+    verdicts : int, array or None
+        `Status` by quality, bounds and the user's choice: one number, or like `values`.
     lazy : bool
-        Whether values or errors are dask arrays.
+        Whether values, errors or verdicts are dask arrays.
+    structure : ErrorStructure or None
+        Which errors are correlated.
     first_row : int
         Row of its first value in the plan's table.
     """
@@ -97,7 +100,9 @@ class Source:
     layout: Layout
     values: Any
     errors: Any
+    verdicts: Any
     lazy: bool
+    structure: ErrorStructure | None = None
     first_row: int = 0
 
     def statuses(self) -> NDArray[np.int8]:
@@ -105,14 +110,15 @@ class Source:
         status = self.layout.statuses()
         if self.lazy:
             return np.where(status == Status.USED, np.int8(Status.UNCHECKED), status)
+        status = np.where(status == Status.USED, np.asarray(self.verdicts, dtype=np.int8), status)
         return np.where(np.isnan(self.values), np.int8(Status.MISSING), status)
 
     def without_arrays(self) -> Source:
         """Leave out dask arrays, so that the source can be sent to workers."""
-        return replace(self, values=None, errors=None) if self.lazy else self
+        return replace(self, values=None, errors=None, verdicts=None) if self.lazy else self
 
-    def lazy_arrays(self, time: int) -> tuple[Any, Any] | None:
-        """Dask arrays of the values and errors at one forecast time; None for one in memory."""
+    def lazy_arrays(self, time: int) -> tuple[Any, Any, Any] | None:
+        """Dask arrays of values, errors and verdicts at a forecast time; None for one in memory."""
         if not self.lazy:
             return None
         rows, places = self.layout.selection(time)
@@ -122,9 +128,9 @@ class Source:
                 return array
             return array.reshape(-1)[places] if self.layout.along_places else array[rows]
 
-        return select(self.values), select(self.errors)
+        return select(self.values), select(self.errors), select(self.verdicts)
 
-    def take(self, time: int, arrays: tuple[Any, Any] | None = None) -> Taken:
+    def take(self, time: int, arrays: tuple[Any, Any, Any] | None = None) -> Taken:
         """Values and errors at one forecast time.
 
         Parameters
@@ -137,7 +143,7 @@ class Source:
         Returns
         -------
         Taken
-            Without missing values.
+            Without missing and rejected values.
 
         Raises
         ------
@@ -159,16 +165,27 @@ class Source:
                 picked = np.asarray(array).reshape(rows.size, -1)[:, places]
             return picked.astype(np.float64)
 
-        values, errors = (pick(a) for a in (arrays or (self.values, self.errors)))
+        values, errors, verdicts = (
+            pick(a) for a in (arrays or (self.values, self.errors, self.verdicts))
+        )
+
+        def numbered(chosen: NDArray[np.bool_]) -> tuple[Ints, Ints, Ints]:
+            at = np.nonzero(chosen)
+            flat = self.layout.flat_index(rows[at[0]], places[at[1]])
+            return flat + self.first_row, places[at[1]], rows[at[0]]
+
+        used = ~np.isnan(values) & (verdicts == Status.USED)
+        rejected: list[tuple[Ints, Status]] = []
         if arrays is not None:
+            sound = np.where(used, values, np.nan)
             raise_problems(
                 ObservationError,
-                check_values(self.layout, self.subject, values, errors, rows, places),
+                check_values(self.layout, self.subject, sound, errors, rows, places),
             )
-        present = ~np.isnan(values)
-        at = np.nonzero(present)
-        flat = self.layout.flat_index(rows[at[0]], places[at[1]])
-        return Taken(values[present], errors[present], flat + self.first_row, places[at[1]])
+            for status in np.unique(verdicts[~used & ~np.isnan(values)]):
+                bad = ~np.isnan(values) & (verdicts == status)
+                rejected.append((numbered(bad)[0], Status(int(status))))
+        return Taken(values[used], errors[used], *numbered(used), tuple(rejected))
 
 
 def read_dataset(
@@ -176,8 +193,7 @@ def read_dataset(
     number: int,
     spec: StateSpec,
     times: ForecastTimes,
-    operators: OperatorSettings,
-    obs_error: ObservationErrors | None,
+    options: ObservationOptions,
     subject: str,
 ) -> tuple[list[Source], Coordinates]:
     """Find what a Dataset observes.
@@ -192,10 +208,8 @@ def read_dataset(
         The state.
     times : ForecastTimes
         The forecast's times.
-    operators : mapping
-        Operators of observed variables.
-    obs_error : float or mapping, optional
-        Errors of variables that the Dataset gives none for.
+    options : ObservationOptions
+        How to read them.
     subject : str
         Name of the Dataset for messages.
 
@@ -212,7 +226,7 @@ def read_dataset(
         With everything that is wrong.
     """
     found = find_coordinates(ds, spec, subject)
-    chosen = _choose(ds, found, operators, spec, subject)
+    chosen = _choose(ds, found, options.operator or {}, spec, subject)
     layouts: dict[tuple[Any, ...], Layout] = {}
     sources, problems = [], []
     for name, operator in chosen.items():
@@ -224,10 +238,11 @@ def read_dataset(
                 sizes = ds.variables[name].sizes
                 layouts[dims, levels] = build_layout(dims, sizes, found, levels, spec, times, text)
             layout = layouts[dims, levels]
-            source = _source(ds, name, number, operator, layout, spec, obs_error, text)
+            source = _source(ds, name, number, operator, layout, spec, options, text)
             if not source.lazy:
                 everywhere = (np.arange(n, dtype=np.int64) for n in layout.table_shape)
-                problems += check_values(layout, text, source.values, source.errors, *everywhere)
+                sound = np.where(source.verdicts == np.int8(Status.USED), source.values, np.nan)
+                problems += check_values(layout, text, sound, source.errors, *everywhere)
             sources.append(source)
         except DaisiTypeError:
             raise
@@ -249,7 +264,7 @@ def _choose(
     by_standard_name: dict[str, list[str]] = {}
     problems: list[str] = []
     names = [str(name) for name in ds.data_vars if name not in found.names]
-    ancillary = {error_variable(ds, name) for name in names}
+    ancillary = {other for name in names for other in companions(ds, name)}
     for name in names:
         kind = standard_name(ds[name])
         try:
@@ -325,7 +340,7 @@ def _source(
     operator: Operator,
     layout: Layout,
     spec: StateSpec,
-    obs_error: ObservationErrors | None,
+    options: ObservationOptions,
     subject: str,
 ) -> Source:
     variable = ds.variables[name]
@@ -334,8 +349,10 @@ def _source(
         state_units = spec.variable(operator.variables[0]).units
         change = conversion(state_units, units, variable=subject)
         operator = replace(operator, conversion=change)
-    errors = errors_of(ds, name, operator, obs_error, subject)
-    lazy = variable.chunks is not None or getattr(errors, "chunks", None) is not None
+    structure = error_structure(ds, name, options, subject)
+    errors = errors_of(ds, name, operator, options, structure, subject)
+    verdicts = verdicts_of(ds, name, options, subject)
+    lazy = any(getattr(a, "chunks", None) is not None for a in (variable, errors, verdicts))
     order = ((layout.time_dim,) if layout.time_dim else ()) + layout.place_dims
 
     def arrange(values: Any) -> Any:
@@ -348,6 +365,7 @@ def _source(
         array = np.asarray(full.values)
         return array if lazy and layout.time_dim else array.reshape(layout.table_shape)
 
+    arrays = (arrange(variable), arrange(errors), arrange(verdicts))
     return Source(
-        number, name, subject, units, operator, layout, arrange(variable), arrange(errors), lazy
+        number, name, subject, units, operator, layout, *arrays, lazy, structure=structure
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ from xr_daisi.errors import (
     raise_problems,
 )
 
-__all__ = ["ForecastTimes", "TimeTolerance", "duplicate_time"]
+__all__ = ["ForecastTimes", "TimeMatch", "TimeTolerance", "duplicate_time"]
 
 TimeTolerance = str | float | datetime.timedelta | np.timedelta64
 
@@ -38,6 +38,32 @@ class _Decoded:
     missing: NDArray[np.bool_]
     kind: str  # "dates", "durations" or "numbers"
     calendar: str | None = None
+
+
+class TimeMatch(NamedTuple):
+    """Forecast times of observations, all arrays of shape (n,).
+
+    Attributes
+    ----------
+    nearest : array of int
+        Number of the nearest forecast time, -1 where none is near enough. Of two equally near ones
+        the earlier.
+    missing : array of bool
+        Where an observation has no time.
+    instants : array
+        The observations' times as numbers, equal for equal times.
+    other : array of int
+        Number of the forecast time on the observation's other side; the nearest where there is
+        none, or where the two coincide.
+    fraction : array of float
+        Weight of `other` in the linear interpolation in time, in [0, 0.5].
+    """
+
+    nearest: NDArray[np.int64]
+    missing: NDArray[np.bool_]
+    instants: NDArray[Any]
+    other: NDArray[np.int64]
+    fraction: NDArray[np.float64]
 
 
 class ForecastTimes:
@@ -89,9 +115,7 @@ class ForecastTimes:
         else:
             self.tolerance = _tolerance(SINGLE_TIME_TOLERANCE, self._kind)
 
-    def match(
-        self, times: NDArray[Any], subject: str = "time"
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    def match(self, times: NDArray[Any], subject: str = "time") -> TimeMatch:
         """Nearest forecast time of each observation.
 
         Parameters
@@ -103,11 +127,8 @@ class ForecastTimes:
 
         Returns
         -------
-        index : array of int, shape (n,)
-            Number of the forecast time, -1 where none is near enough. Of two equally near ones
-            the earlier.
-        missing : array of bool, shape (n,)
-            Where an observation has no time.
+        TimeMatch
+            The nearest forecast time, and the one on the other side.
 
         Raises
         ------
@@ -125,9 +146,9 @@ class ForecastTimes:
                     "or choose one time of the observations with .sel"
                 )
                 raise ObservationError(problem(subject, found, "one time at most", remedy))
-            return np.where(decoded.missing, -1, 0), decoded.missing
+            return _alone(np.where(decoded.missing, -1, 0), decoded)
         if decoded.missing.all():
-            return np.full(times.shape, -1, dtype=np.int64), decoded.missing
+            return _alone(np.full(times.shape, -1, dtype=np.int64), decoded)
         self._check_comparable(decoded, subject)
         numbers = np.where(decoded.missing, self._sorted[0], decoded.numbers)
         after = np.clip(np.searchsorted(self._sorted, numbers), 0, self.count - 1)
@@ -135,8 +156,15 @@ class ForecastTimes:
         to_before = np.abs(numbers - self._sorted[before])
         to_after = np.abs(self._sorted[after] - numbers)
         nearest = np.where(to_before <= to_after, before, after)
-        near = np.minimum(to_before, to_after) <= self.tolerance
-        return np.where(near & ~decoded.missing, self._order[nearest], -1), decoded.missing
+        near = (np.minimum(to_before, to_after) <= self.tolerance) & ~decoded.missing
+        index = np.where(near, self._order[nearest], -1)
+        between = near & (self._sorted[before] < numbers) & (numbers < self._sorted[after])
+        other = np.where(between, self._order[np.where(nearest == before, after, before)], index)
+        span = np.where(between, (self._sorted[after] - self._sorted[before]).astype(float), 1.0)
+        share = np.minimum(to_before, to_after).astype(float) / span
+        return TimeMatch(
+            index, decoded.missing, decoded.numbers, other, np.where(between, share, 0.0)
+        )
 
     def span(self) -> str:
         """First and last time as text."""
@@ -158,6 +186,11 @@ class ForecastTimes:
             return
         remedy = f"obs = obs.convert_calendar({ours!r})"
         raise ObservationError(problem(subject, found, f"{expected} as in the forecast", remedy))
+
+
+def _alone(index: NDArray[np.int64], decoded: _Decoded) -> TimeMatch:
+    """Match without interpolation in time."""
+    return TimeMatch(index, decoded.missing, decoded.numbers, index, np.zeros(index.shape))
 
 
 def duplicate_time(times: NDArray[Any]) -> str | None:

@@ -7,9 +7,9 @@ returns an `ObservationPlan`. Dask-backed values are read when a forecast time's
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,21 +24,29 @@ from xr_daisi.errors import (
 )
 from xr_daisi.interpolation import Ints
 from xr_daisi.observation_batch import ObservationBatch
-from xr_daisi.observation_errors import ObservationErrors
 from xr_daisi.observation_layout import Status
-from xr_daisi.observation_sources import OperatorSettings, Source, read_dataset
+from xr_daisi.observation_options import (
+    ObservationErrors,
+    ObservationKeywords,
+    ObservationOptions,
+    OperatorSettings,
+)
+from xr_daisi.observation_sources import Source, read_dataset
 from xr_daisi.observation_times import ForecastTimes, TimeTolerance
 from xr_daisi.operators import Group, StateLayout
+from xr_daisi.plane import PlaneAxes
 
 if TYPE_CHECKING:
     import xarray as xr
 
+    from xr_daisi.error_covariance import CovarianceBlock
     from xr_daisi.observation_coordinates import Coordinates
     from xr_daisi.state import StateSpec
 
 __all__ = [
     "ObservationBatch",
     "ObservationErrors",
+    "ObservationOptions",
     "ObservationPlan",
     "OperatorSettings",
     "Status",
@@ -61,12 +69,18 @@ class ObservationPlan:
         The state's variables and grid.
     n_datasets : int
         Number of Datasets.
+    axes : PlaneAxes
+        What distances between positions are.
+    options : ObservationOptions
+        How the observations are read.
     """
 
     sources: tuple[Source, ...]
     n_times: int
     layout: StateLayout
     n_datasets: int
+    axes: PlaneAxes
+    options: ObservationOptions = field(default_factory=ObservationOptions)
     _shared: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -146,7 +160,8 @@ class ObservationPlan:
     @property
     def counts(self) -> dict[str, int]:
         """Number of values by what became of them, in words."""
-        return _in_words(sum((_count(source) for source in self.sources), np.zeros(8, np.int64)))
+        nothing = np.zeros(len(Status), dtype=np.int64)
+        return _in_words(sum((_count(source) for source in self.sources), nothing))
 
     @property
     def used(self) -> int:
@@ -234,21 +249,46 @@ class ObservationPlan:
 
 
 def _assemble(
-    plan: ObservationPlan, time: int, arrays: Sequence[tuple[Any, Any] | None]
+    plan: ObservationPlan, time: int, arrays: Sequence[tuple[Any, Any, Any] | None]
 ) -> ObservationBatch:
     """Build a batch from the sources in memory and the computed arrays of the others."""
     groups, parts = [], []
+    blocks: list[CovarianceBlock] = []
+    rejected: list[tuple[Ints, Status]] = []
+    count = 0
     for source, given in zip(plan.sources, arrays, strict=True):
         taken = source.take(time, given)
-        if taken.values.size:
-            points = source.layout.points.take(taken.places)
-            groups.append(Group(source.operator, points, source.dataset))
-            parts.append((taken.values, taken.errors, taken.rows))
-    empty = (np.zeros(0), np.zeros(0), np.zeros(0, dtype=np.int64))
-    values, errors, rows = (
-        np.concatenate(column) for column in zip(*(parts or [empty]), strict=True)
+        rejected += taken.rejected
+        if not taken.values.size:
+            continue
+        layout = source.layout
+        points = layout.points.take(taken.places)
+        groups.append(Group(source.operator, points, source.dataset))
+        where = np.stack([position[taken.places] for position in layout.positions])
+        instants = layout.instants[taken.places if layout.along_places else taken.times]
+        parts.append((taken.values, taken.errors, taken.rows, where, instants))
+        if source.structure is not None:
+            blocks += source.structure.blocks(
+                layout, taken.times, taken.places, where, plan.axes, count
+            )
+        count += taken.values.size
+    if not parts:
+        nothing = np.zeros(0), np.zeros(0), np.zeros(0, dtype=np.int64)
+        return ObservationBatch(*nothing, (), plan.layout, rejected=tuple(rejected))
+    values, errors, rows, where, instants = (
+        np.concatenate(column, axis=-1) for column in zip(*parts, strict=True)
     )
-    return ObservationBatch(values, errors, rows, tuple(groups), plan.layout)
+    return ObservationBatch(
+        values,
+        errors,
+        rows,
+        tuple(groups),
+        plan.layout,
+        where,
+        instants,
+        tuple(blocks),
+        rejected=tuple(rejected),
+    )
 
 
 def _count(source: Source) -> NDArray[np.int64]:
@@ -263,10 +303,8 @@ def match_observations(
     obs: xr.Dataset | Sequence[xr.Dataset],
     spec: StateSpec,
     times: NDArray[Any] | None,
-    *,
-    operator: OperatorSettings | None = None,
-    obs_error: ObservationErrors | None = None,
-    time_tolerance: TimeTolerance | None = None,
+    options: ObservationOptions | None = None,
+    **keywords: Unpack[ObservationKeywords],
 ) -> ObservationPlan:
     """Assign observations to the grid and the times of a forecast.
 
@@ -278,12 +316,10 @@ def match_observations(
         The state.
     times : array of datetime64 or cftime, shape (n,), or None
         The forecast's times.
-    operator : mapping, optional
-        ``{observed variable: name or function}``.
-    obs_error : float or mapping, optional
-        Standard deviation where a Dataset brings none, in the observation's units.
-    time_tolerance : str or timedelta, optional
-        How far from a forecast time an observation may be.
+    options : ObservationOptions, optional
+        How they are read; when None, `keywords` make it.
+    **keywords
+        Attributes of `ObservationOptions`.
 
     Returns
     -------
@@ -303,17 +339,16 @@ def match_observations(
         Where no observation can be used.
     """
     datasets = _datasets(obs)
-    operators = _operators(operator, datasets)
-    forecast_times = ForecastTimes(times, time_tolerance)
+    options = ObservationOptions(**keywords) if options is None else options
+    forecast_times = ForecastTimes(times, options.time_tolerance)
     sources: list[Source] = []
     coordinates: list[Coordinates] = []
-    problems: list[str] = []
+    names = [str(name) for ds in datasets for name in ds.data_vars]
+    problems = options.unknown_names(names, spec)
     for number, ds in enumerate(datasets):
         subject = "observations" if len(datasets) == 1 else f"observations[{number}]"
         try:
-            own, found = read_dataset(
-                ds, number, spec, forecast_times, operators, obs_error, subject
-            )
+            own, found = read_dataset(ds, number, spec, forecast_times, options, subject)
         except DaisiTypeError:
             raise
         except DaisiError as error:
@@ -325,7 +360,12 @@ def match_observations(
             sources.append(replace(source, first_row=first))
     raise_problems(ObservationError, problems)
     plan = ObservationPlan(
-        tuple(sources), forecast_times.count, StateLayout.of(spec), len(datasets)
+        tuple(sources),
+        forecast_times.count,
+        StateLayout.of(spec),
+        len(datasets),
+        PlaneAxes.of(spec),
+        options,
     )
     if plan.used == 0:
         text = _nothing_used(plan, spec, forecast_times, coordinates)
@@ -346,20 +386,6 @@ def _datasets(obs: object) -> list[xr.Dataset]:
             subject = f"observations[{number}]" if given is obs else "observations"
             raise DaisiTypeError(problem(subject, type(one).__name__, "a Dataset", remedy))
     return list(given)
-
-
-def _operators(operator: object, datasets: list[xr.Dataset]) -> OperatorSettings:
-    if operator is None:
-        return {}
-    if not isinstance(operator, Mapping):
-        expected = "{observed variable: name or function}"
-        raise DaisiTypeError(problem("operator", type(operator).__name__, expected))
-    names = sorted({str(name) for ds in datasets for name in ds.data_vars})
-    unknown = [str(name) for name in operator if name not in names]
-    if unknown:
-        found = f"{unknown}, which no observation Dataset has"
-        raise ObservationError(problem("operator", found, f"some of {names}"))
-    return operator
 
 
 def _nothing_used(

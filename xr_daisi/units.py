@@ -7,15 +7,16 @@ are equal, or not given, cost nothing.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from xr_daisi.errors import UnitsError, problem
+from xr_daisi.errors import SettingsError, UnitsError, problem
 
-__all__ = ["IDENTITY", "Conversion", "conversion", "known_units"]
+__all__ = ["IDENTITY", "Conversion", "conversion", "known_units", "length_in"]
 
 # Spellings found in files (GRIB decoders, buoys, gauges) that pint reads as something else or not
 # at all; keys in lower case. "mb" is a millibarn to pint, never so to a meteorologist.
@@ -124,6 +125,34 @@ def conversion(
         raise UnitsError(
             problem(variable, f"units {target!r} ({reason})", f"units like {source!r}", remedy)
         ) from None
+
+
+def length_in(text: str, target: str | None, name: str) -> float:
+    """Turn a length with its unit into a number.
+
+    Parameters
+    ----------
+    text : str
+        Such as ``"50 km"``.
+    target : str or None
+        Unit wanted; the number alone where None.
+    name : str
+        What it is, for messages.
+
+    Raises
+    ------
+    SettingsError
+        For text that is no number with a unit of length.
+    """
+    found = re.fullmatch(r"\s*([0-9.eE+-]*[0-9.])\s*([^0-9].*)?", text)
+    expected = "a number with a unit of length, such as '50 km'"
+    try:
+        if found is None:
+            raise ValueError
+        number = float(found[1])
+        return number * conversion((found[2] or "").strip() or None, target, variable=name).factor
+    except ValueError as error:
+        raise SettingsError(problem(name, repr(text), expected)) from error
 
 
 def known_units(units: str | None) -> bool:

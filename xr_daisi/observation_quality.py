@@ -1,0 +1,308 @@
+"""Quality of observed values: flags, gross bounds and the user's choice, one verdict for each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from xr_daisi.errors import ObservationError, problem
+from xr_daisi.observation_layout import Status
+from xr_daisi.observation_options import ObservationOptions
+from xr_daisi.user_warnings import warn_user
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["FlagWarning", "companions", "flag_variable", "verdicts_of"]
+
+# What a flag's meaning says, in this order: the first that fits decides.
+FITNESS = (
+    (re.compile(r"no_(error|problem|issue|fail)|not_(flagged|suspect|bad)|unflagged"), True),
+    (
+        re.compile(
+            r"bad|fail|suspect|reject|erron|error|invalid|doubt|question|missing|(not|no)_good|"
+            r"spike|stuck|out_of_range|unusable|do_not_use|not_valid|unreliable|degraded|poor|"
+            r"blacklist|duplicate|outlier"
+        ),
+        False,
+    ),
+    (
+        re.compile(
+            r"good|pass|^ok\b|^okay|valid|accept|nominal|best|correct|reliable|usable|use$|"
+            # nobody has said anything against it
+            r"^not_(evaluated|checked|assessed)|^no_(qc|quality_control)|^unchecked|^unflagged|"
+            r"^value_changed|^interpolated_no"
+        ),
+        True,
+    ),
+)
+
+SUFFIXES = ("_quality", "_qc", "_QC", "_flag")
+
+
+class FlagWarning(UserWarning):
+    """A quality flag has a meaning that is not known: values with it are not used."""
+
+
+def flag_variable(ds: xr.Dataset, name: str) -> str | None:
+    """Name of the variable that holds the quality flags of another.
+
+    Parameters
+    ----------
+    ds : Dataset
+        Observations.
+    name : str
+        The observed variable.
+
+    Returns
+    -------
+    str or None
+        From its ``ancillary_variables``, else ``<name>_quality`` or ``<name>_qc``; None where there
+        is none.
+    """
+    variable = ds.variables[name]
+    listed = variable.attrs.get("ancillary_variables") or variable.encoding.get(
+        "ancillary_variables", ""
+    )
+    for other in str(listed).split():
+        if other in ds.variables:
+            kind = str(ds.variables[other].attrs.get("standard_name", ""))
+            if kind.strip().endswith(("status_flag", "quality_flag")):
+                return other
+    present = [name + suffix for suffix in SUFFIXES if name + suffix in ds.variables]
+    return present[0] if present else None
+
+
+def companions(ds: xr.Dataset, name: str) -> set[str]:
+    """Names of the variables that say something about another: errors, flags, footprints.
+
+    Parameters
+    ----------
+    ds : Dataset
+        Observations.
+    name : str
+        The observed variable.
+    """
+    from xr_daisi.observation_errors import error_variable
+
+    endings = (*SUFFIXES, "_error", "_error_covariance", "_error_correlation", "_use", "_footprint")
+    found = {name + ending for ending in endings if name + ending in ds.variables}
+    return found | {n for n in (flag_variable(ds, name), error_variable(ds, name)) if n}
+
+
+def verdicts_of(ds: xr.Dataset, name: str, options: ObservationOptions, subject: str) -> Any:
+    """Decide for every value whether it may be used; values themselves matter to bounds alone.
+
+    Parameters
+    ----------
+    ds : Dataset
+        Observations, in memory or not.
+    name : str
+        The observed variable.
+    options : ObservationOptions
+        Accepted flags and bounds.
+    subject : str
+        Name for messages.
+
+    Returns
+    -------
+    xarray.Variable or int
+        `Status` along some of the variable's dimensions, lazy where its ingredients are; USED
+        alone where there is nothing to decide.
+
+    Raises
+    ------
+    ObservationError
+        Where flags, choice or bounds do not fit the variable.
+
+    Warns
+    -----
+    FlagWarning
+        Where a flag's meaning is not known.
+    """
+    # From the weakest reason to the strongest.
+    verdict: Any = np.int8(Status.USED)
+    for bad, status in (
+        (_out_of_bounds(ds, name, options), Status.OUT_OF_BOUNDS),
+        (_badly_flagged(ds, name, options, subject), Status.BAD_QUALITY),
+        (_left_out(ds, name, subject), Status.LEFT_OUT),
+    ):
+        if bad is not None:
+            codes = bad.astype(np.int8)
+            verdict = codes * np.int8(status) + (1 - codes) * verdict
+    return verdict
+
+
+def _fitting(ds: xr.Dataset, name: str, other: str, subject: str) -> xr.Variable:
+    """Return a variable whose dimensions are among another's."""
+    variable = ds.variables[other]
+    extra = [d for d in variable.dims if d not in ds.variables[name].dims]
+    if extra:
+        found = f"dimensions {variable.dims}"
+        expected = f"some of {ds.variables[name].dims}"
+        raise ObservationError(problem(f"{subject}, {other}", found, expected))
+    return variable
+
+
+def _left_out(ds: xr.Dataset, name: str, subject: str) -> xr.Variable | None:
+    if f"{name}_use" not in ds.variables:
+        return None
+    use = _fitting(ds, name, f"{name}_use", subject)
+    if use.dtype.kind not in "biuf":
+        expected = "1 (or True) where a value may be used, else 0"
+        raise ObservationError(
+            problem(f"{subject}, {name}_use", f"values of type {use.dtype}", expected)
+        )
+    return use != 1
+
+
+def _out_of_bounds(ds: xr.Dataset, name: str, options: ObservationOptions) -> xr.Variable | None:
+    variable = ds.variables[name]
+    low, high = options.of_variable("bounds", name) or _valid_range(variable)
+    if low is None and high is None:
+        return None
+    outside: Any = False
+    if low is not None:
+        outside = outside | (variable < low)
+    if high is not None:
+        outside = outside | (variable > high)
+    result: xr.Variable = outside
+    return result
+
+
+def _valid_range(variable: xr.Variable) -> tuple[float | None, float | None]:
+    """Gross bounds from attributes; of packed data these are packed values."""
+    attrs = {**variable.encoding, **variable.attrs}
+    pair = np.asarray(attrs.get("valid_range", []), dtype=object).reshape(-1)
+    if pair.size != 2:
+        pair = np.asarray([attrs.get("valid_min"), attrs.get("valid_max")], dtype=object)
+    try:
+        low, high = (None if v is None else float(v) for v in pair)
+    except (TypeError, ValueError):
+        return None, None
+    scale = float(variable.encoding.get("scale_factor", 1.0))
+    offset = float(variable.encoding.get("add_offset", 0.0))
+    unpacked = [None if v is None else v * scale + offset for v in (low, high)]
+    return (unpacked[1], unpacked[0]) if scale < 0 else (unpacked[0], unpacked[1])
+
+
+def _badly_flagged(
+    ds: xr.Dataset, name: str, options: ObservationOptions, subject: str
+) -> xr.Variable | None:
+    other = flag_variable(ds, name)
+    accepted = options.of_variable("quality", name)
+    if other is None:
+        if accepted is None:
+            return None
+        found = f"no quality flag of {name!r} among {sorted(map(str, ds.variables))}"
+        expected = f"a variable '{name}_quality', or one that ancillary_variables names"
+        raise ObservationError(problem(subject, found, expected, "or leave out quality=..."))
+    flags = _fitting(ds, name, other, subject)
+    if flags.dtype.kind not in "biufSU":
+        found = f"values of type {flags.dtype}"
+        raise ObservationError(problem(f"{subject}, {other}", found, "integers"))
+    # Without flag a value is as good as one that nobody checked.
+    absent = flags.isnull() if flags.dtype.kind == "f" else None
+    bad = _unaccepted(flags, accepted, f"{subject}, {other}", name)
+    return bad if absent is None else bad & ~absent
+
+
+def _unaccepted(
+    flags: xr.Variable, accepted: Sequence[str | int] | None, subject: str, name: str
+) -> xr.Variable:
+    meanings = [m.lower() for m in str(flags.attrs.get("flag_meanings", "")).split()]
+    values = _listed(flags.attrs.get("flag_values"))
+    masks = _listed(flags.attrs.get("flag_masks"))
+    codes = values or masks
+    for label, listed in (("flag_values", values), ("flag_masks", masks)):
+        if listed and meanings and len(listed) != len(meanings):
+            found = f"{len(listed)} {label} and {len(meanings)} flag_meanings"
+            raise ObservationError(problem(subject, found, "as many of the one as of the other"))
+    remedy = f"pass quality={{{name!r}: [accepted values]}}"
+    if accepted is not None:
+        return _without(flags, _wanted(accepted, codes, meanings, subject), masks, values)
+    if not meanings or not codes:
+        found = "quality flags without flag_values and flag_meanings"
+        raise ObservationError(problem(subject, found, "both, to tell good from bad", remedy))
+    verdicts = [_is_good(meaning) for meaning in meanings]
+    unknown = [m for m, good in zip(meanings, verdicts, strict=True) if good is None]
+    if unknown:
+        found = f"the meanings {unknown}, taken as not good"
+        warn_user(FlagWarning(problem(subject, found, "meanings such as 'good' or 'bad'", remedy)))
+    good = [code for code, verdict in zip(codes, verdicts, strict=True) if verdict]
+    return _without(flags, good, masks, values)
+
+
+def _without(
+    flags: xr.Variable, good: Iterable[Any], masks: Sequence[Any], values: Sequence[Any]
+) -> xr.Variable:
+    """Where flags are not among the good ones; of bit masks, where another bit is set."""
+    if not masks or flags.dtype.kind in "SU":
+        kind = flags.dtype
+        codes = np.asarray([str(g) if kind.kind in "SU" else g for g in good])
+        text = flags.astype(str) if kind.kind in "SU" else flags
+        inside: xr.Variable = text.isin(codes) if hasattr(text, "isin") else _isin(text, codes)
+        return ~inside
+    bits = flags.fillna(0).astype(np.int64) if flags.dtype.kind == "f" else flags.astype(np.int64)
+    chosen = {int(g) for g in good}
+    if values:
+        # Fields of several bits: the flag is bad where any field holds a value that is not good.
+        bad: Any = False
+        for mask, value in zip(masks, values, strict=True):
+            if int(value) not in chosen:
+                bad = bad | ((bits & int(mask)) == int(value))
+        outcome: xr.Variable = bits != bits if bad is False else bad
+        return outcome
+    others = 0
+    for mask in masks:
+        if int(mask) not in chosen:
+            others |= int(mask)
+    result: xr.Variable = (bits & others) != 0
+    return result
+
+
+def _isin(flags: xr.Variable, codes: np.ndarray) -> xr.Variable:
+    import xarray as xr
+
+    found: xr.Variable = xr.DataArray(flags).isin(codes).variable
+    return found
+
+
+def _wanted(
+    accepted: Sequence[str | int], codes: Sequence[Any], meanings: Sequence[str], subject: str
+) -> list[Any]:
+    """Flag values that the user accepts, by value or by meaning."""
+    named = dict(zip(meanings, codes, strict=False))
+    out: list[Any] = []
+    unknown = []
+    for one in accepted:
+        if isinstance(one, str) and one.lower() in named:
+            out.append(named[one.lower()])
+        elif isinstance(one, str) and named:
+            unknown.append(one)
+        else:
+            out.append(one)
+    if unknown:
+        expected = f"meanings among {list(named)}, or values"
+        raise ObservationError(problem(f"{subject}, quality", f"{unknown}", expected))
+    return out
+
+
+def _listed(given: Any) -> list[Any]:
+    if given is None:
+        return []
+    if isinstance(given, str):
+        return [int(p) if p.lstrip("-").isdigit() else p for p in re.split(r"[,\s]+", given) if p]
+    flat: list[Any] = np.asarray(given).reshape(-1).tolist()
+    return flat
+
+
+def _is_good(meaning: str) -> bool | None:
+    text = meaning.replace("-", "_")
+    for pattern, good in FITNESS:
+        if pattern.search(text):
+            return good
+    return None
