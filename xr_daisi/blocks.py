@@ -12,16 +12,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from xr_daisi.block_checks import check_block, forecast_holes
 from xr_daisi.engine import FAR
-from xr_daisi.errors import NoObservationsWarning, StateError, problem
+from xr_daisi.errors import NoObservationsWarning, problem
+from xr_daisi.holes import fill_holes, holes_of
+from xr_daisi.observation_holes import outside_holes
 from xr_daisi.observation_layout import Status
 from xr_daisi.observation_options import ObservationOptions
 from xr_daisi.progress import progress_bar
-from xr_daisi.transforms import TRANSFORMS
 from xr_daisi.user_warnings import warn_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
 
     from xr_daisi.engine import Engine
     from xr_daisi.layout import Layout
@@ -53,18 +57,39 @@ class Work:
         converted: np.ndarray = states.astype(float) * self.layout.factor + self.layout.offset
         return converted
 
+    def filled(self, states: np.ndarray) -> np.ndarray:
+        """Convert states to the prior's units, with the prior's mean in their holes."""
+        converted = self.physical(states)
+        normalization = self.engine.prior.normalization
+        mean = normalization.denormalize(np.zeros(self.layout.spec.shape))
+        return fill_holes(converted, holes_of(converted[0]), mean)
+
     def own_units(self, states: np.ndarray) -> np.ndarray:
         """Convert states from the prior's to the forecast's units."""
         converted: np.ndarray = (states - self.layout.offset) / self.layout.factor
         return converted
 
-    def check(self, block: np.ndarray, first_time: int, first_member: int) -> None:
-        """Raise where a forecast is not finite or below what the prior's transform takes.
+    def holes(self, block: np.ndarray) -> NDArray[np.bool_]:
+        """Return the holes of a forecast, ``(channel, *space)``, from its first block.
+
+        Raises
+        ------
+        StateError
+            For variables that are NaN everywhere.
+        """
+        return forecast_holes(block[0, 0], self.layout, self.engine.prior)
+
+    def check(
+        self, block: np.ndarray, holes: NDArray[np.bool_], first_time: int, first_member: int
+    ) -> None:
+        """Raise where a forecast is infinite, NaN outside holes, or not what the prior takes.
 
         Parameters
         ----------
         block : ndarray
             ``(time, member, channel, *space)`` in the forecast's units.
+        holes : ndarray of bool
+            ``(channel, *space)``, from `holes`.
         first_time, first_member : int
             Where the block begins in the whole forecast.
 
@@ -73,58 +98,39 @@ class Work:
         StateError
             Saying where the first bad value stands.
         """
-        finite = np.isfinite(block)
-        if not finite.all():
-            dims = self.layout.dims
-            over = dims.member or dims.time
-            remedy = f", e.g. forecast.dropna({over!r})" if over else ""
-            raise StateError(
-                problem(
-                    *self._where(~finite, first_time, first_member, "that are NaN or infinite"),
-                    "finite values",
-                    f"fill them, or leave out what has them{remedy}",
-                )
-            )
-        for channel, name in enumerate(self.engine.prior.normalization.transforms):
-            if name is None:
-                continue
-            lower = TRANSFORMS[name].lower
-            factor = self.layout.factor[channel].item()
-            offset = self.layout.offset[channel].item()
-            bad = np.zeros(block.shape, dtype=bool)
-            bad[:, :, channel] = block[:, :, channel] * factor + offset < lower
-            if bad.any():
-                raise StateError(
-                    problem(
-                        *self._where(bad, first_time, first_member, f"below {lower:g}"),
-                        f"at least {lower:g} for the prior's transform {name!r}",
-                        "clip them: forecast.clip(min=...)",
-                    )
-                )
+        check_block(
+            block,
+            holes,
+            self.layout,
+            self.engine.prior,
+            first_time=first_time,
+            first_member=first_member,
+        )
 
-    def _where(self, bad: np.ndarray, time: int, member: int, what: str) -> tuple[str, str]:
-        """Name the variable and the place of the first bad value of a block, and their number."""
-        first = [int(i) for i in np.argwhere(bad)[0]]
-        channel, place = first[2], first[3:]
-        spec = self.layout.spec
-        v = next(v for v in spec.variables if channel < spec.channel_slice(v.name).stop)
-        at = [f"member {member + first[1]}"]
-        label = self.layout.time_label(time + first[0])
-        if label:
-            at.insert(0, f"time {label}")
-        if v.levels is not None:
-            at.append(f"{v.level_dim}={v.levels[channel - spec.channel_slice(v.name).start]:g}")
-        at += [f"{d}={spec.coords[d][i]:g}" for d, i in zip(spec.dims, place, strict=True)]
-        name = self.layout.names[spec.names.index(v.name)]
-        found = f"{int(bad.sum())} values {what}, first at {', '.join(at)}"
-        return f"forecast variable {name!r}", found
+    def filtered(
+        self,
+        members: np.ndarray | None,
+        observations: ObservationBatch,
+        holes: NDArray[np.bool_] | None = None,
+    ) -> ObservationBatch:
+        """Leave out observations in holes, and those far from the ensemble.
 
-    def filtered(self, members: np.ndarray, observations: ObservationBatch) -> ObservationBatch:
-        """Leave out observations far from the ensemble; `members` are all of one time."""
+        Parameters
+        ----------
+        members : ndarray or None
+            All members of one time, in the forecast's units; None where there is no check of the
+            background.
+        observations : ObservationBatch
+            Of this time.
+        holes : ndarray of bool, optional
+            ``(channel, *space)``; those of the prior when None.
+        """
+        known = self.engine.prior.holes if holes is None else holes
+        observations = outside_holes(observations, known)
         limit = self.options.background_check
-        if limit is None or not len(observations):
+        if limit is None or members is None or not len(observations):
             return observations
-        x = torch.from_numpy(self.physical(members))
+        x = torch.from_numpy(self.filled(members))
         with torch.no_grad():
             y = observations.to_tensors(None, "cpu", torch.float64).observe(x).numpy()
         far = far_from_ensemble(observations, y, limit)
@@ -134,6 +140,7 @@ class Work:
         self,
         block: np.ndarray,
         observations: Sequence[ObservationBatch],
+        holes: NDArray[np.bool_],
         first_time: int,
         first_member: int,
         advance: Callable[[int], object] | None = None,
@@ -145,7 +152,9 @@ class Work:
         block : ndarray
             ``(time, member, channel, *space)`` in the forecast's units; not modified.
         observations : sequence of ObservationBatch
-            One for each time of the block.
+            One for each time of the block; none in holes.
+        holes : ndarray of bool
+            ``(channel, *space)``: where the forecast has to be NaN.
         first_time, first_member : int
             Where the block begins in the whole forecast.
         advance : callable, optional
@@ -154,16 +163,16 @@ class Work:
         Returns
         -------
         ndarray
-            The analysis, shape and dtype of `block`.
+            The analysis, shape and dtype of `block`, NaN in holes.
 
         Raises
         ------
         StateError
-            Where the block is not finite.
+            Where the block is not finite outside holes.
         DivergenceError
             Naming members that diverged.
         """
-        self.check(block, first_time, first_member)
+        self.check(block, holes, first_time, first_member)
         out = np.array(block)
         analysed_times = [index for index, batch in enumerate(observations) if len(batch)]
         if any(self.engine.is_far(self.physical(block[index])) for index in analysed_times):
@@ -185,12 +194,13 @@ class Work:
     def invert(
         self,
         block: np.ndarray,
+        holes: NDArray[np.bool_],
         first_time: int,
         first_member: int,
         advance: Callable[[int], object] | None = None,
     ) -> np.ndarray:
         """Carry a block to latent space; arguments and errors as in `analyse`."""
-        self.check(block, first_time, first_member)
+        self.check(block, holes, first_time, first_member)
         out = np.empty_like(block)
         for index in range(block.shape[0]):
             out[index] = self.engine.invert(
@@ -252,12 +262,13 @@ def run_eager(
         Number of observations that were rejected in view of the forecast.
     """
     times, members = states.shape[:2]
+    holes = work.holes(states)
     if plan is None:
         with progress_bar(progress, total=times * members, unit="member", desc="invert") as bar:
-            return work.invert(states, 0, 0, bar.update), {}
-    work.check(states, 0, 0)
+            return work.invert(states, holes, 0, 0, bar.update), {}
+    work.check(states, holes, 0, 0)
     given = [plan.batch(i) for i in range(times)]
-    batches = [work.filtered(state, batch) for state, batch in zip(states, given, strict=True)]
+    batches = [work.filtered(x, batch, holes) for x, batch in zip(states, given, strict=True)]
     rejected: dict[Status, int] = {}
     for before, after in zip(given, batches, strict=True):
         for rows, status in after.rejected[len(before.rejected) :]:
@@ -269,7 +280,7 @@ def run_eager(
         warn_user(NoObservationsWarning(text))
     total = members * sum(len(b) > 0 for b in batches)
     with progress_bar(progress, total=total, unit="member", desc="assimilate") as bar:
-        return work.analyse(states, batches, 0, 0, bar.update), rejected
+        return work.analyse(states, batches, holes, 0, 0, bar.update), rejected
 
 
 def run_lazy(states: Any, plan: ObservationPlan | None, work: Work) -> Any:
@@ -298,24 +309,30 @@ def run_lazy(states: Any, plan: ObservationPlan | None, work: Work) -> Any:
     shared = delayed(work, traverse=False, name=f"daisi-prior-{uuid.uuid4().hex}")
     blocks = states.to_delayed()
     space = (0,) * (states.ndim - 2)
+    # Where the prior does not know them, the first member of the first time shows the holes; else
+    # every task finds them in the prior.
+    known, holes = work.engine.prior.holes, None
+    if known is None:
+        holes = delayed(_holes, pure=False)(shared, blocks[(0, 0, *space)])
+    check = work.options.background_check is not None
+    with_holes = known is None or known.any()
     rows = []
     first_time = 0
     for i, n_times in enumerate(states.chunks[0]):
         chosen: Any = None
         if plan is not None:
             members = [blocks[(i, j, *space)] for j in range(len(states.chunks[1]))]
-            chosen = [
-                delayed(_observations, pure=False)(
-                    shared, plan.lazy_batch(first_time + k), members, k
-                )
-                if work.options.background_check is not None
-                else plan.lazy_batch(first_time + k)
-                for k in range(n_times)
-            ]
+            chosen = [plan.lazy_batch(first_time + k) for k in range(n_times)]
+            if check or with_holes:
+                task = delayed(_observations, pure=False)
+                chosen = [
+                    task(shared, batch, members if check else [], k, holes)
+                    for k, batch in enumerate(chosen)
+                ]
         row, first_member = [], 0
         for j, n_members in enumerate(states.chunks[1]):
             task = delayed(_task, pure=False)(
-                shared, blocks[(i, j, *space)], chosen, first_time, first_member
+                shared, blocks[(i, j, *space)], chosen, holes, first_time, first_member
             )
             shape = (n_times, n_members, *states.shape[2:])
             row.append(da.from_delayed(task, shape=shape, dtype=states.dtype))
@@ -329,15 +346,26 @@ def _task(
     work: Work,
     block: np.ndarray,
     observations: list[ObservationBatch] | None,
+    holes: NDArray[np.bool_] | None,
     first_time: int,
     first_member: int,
 ) -> np.ndarray:
+    holes = work.holes(block) if holes is None else holes
     if observations is None:
-        return work.invert(block, first_time, first_member)
-    return work.analyse(block, observations, first_time, first_member)
+        return work.invert(block, holes, first_time, first_member)
+    return work.analyse(block, observations, holes, first_time, first_member)
+
+
+def _holes(work: Work, block: np.ndarray) -> NDArray[np.bool_]:
+    return work.holes(block)
 
 
 def _observations(
-    work: Work, observations: ObservationBatch, members: list[np.ndarray], time: int
+    work: Work,
+    observations: ObservationBatch,
+    members: list[np.ndarray],
+    time: int,
+    holes: NDArray[np.bool_] | None,
 ) -> ObservationBatch:
-    return work.filtered(np.concatenate([m[time] for m in members]), observations)
+    ensemble = np.concatenate([m[time] for m in members]) if members else None
+    return work.filtered(ensemble, observations, holes)

@@ -59,6 +59,8 @@ class Layout:
         The forecast's times (datetime64, or cftime objects), None without any.
     dtype : numpy dtype
         In which all variables can be stacked without loss.
+    member_values : ndarray or None
+        Labels of the members, None without any.
     """
 
     spec: StateSpec
@@ -73,6 +75,7 @@ class Layout:
     times: int
     time_values: np.ndarray | None
     dtype: np.dtype[Any]
+    member_values: np.ndarray | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -242,6 +245,9 @@ def layout_of(forecast: xr.Dataset, spec: StateSpec) -> Layout:
         times=forecast.sizes[dims.time] if dims.time else 1,
         time_values=time_values,
         dtype=np.result_type(np.float32, *[_float_type(forecast[n].dtype) for n in names]),
+        member_values=forecast.indexes[dims.member].to_numpy()
+        if dims.member in forecast.indexes
+        else None,
     )
 
 
