@@ -185,7 +185,7 @@ def _who(odd: Bools, layout: Layout, time: int, member: int) -> tuple[str, str]:
     times = [layout.time_label(time + int(t)) for t in np.flatnonzero(odd.any(axis=1))]
     times = [label for label in times if label]
     if layout.members == 1:
-        return " ".join(["time", *times[:1]]) if times else "it", "the other times"
+        return f"the state at {times[0]}" if times else "one state", "the other times"
     if odd.shape[1] == layout.members and odd.any(axis=0).all() and times:
         return f"all members at {times[0]}", "the other times"
     members = [_member(layout, member + int(m)) for m in np.flatnonzero(odd.any(axis=0))]

@@ -270,11 +270,13 @@ class _Tensors:
         """H of several groups in one gather."""
         parts = [self._scaled(group) for group in groups]
         corners = max(len(index) for index, _, _ in parts)
-        index, weight = (
-            np.concatenate(
-                [np.pad(part[i], ((0, corners - len(part[i])), (0, 0))) for part in parts], axis=1
-            )
-            for i in (0, 1)
+        pads = [((0, corners - len(index)), (0, 0)) for index, _, _ in parts]
+        # A node of its own, not the first of the state: that may be NaN, and zero times NaN is NaN.
+        index = np.concatenate(
+            [np.pad(part[0], pad, mode="edge") for part, pad in zip(parts, pads, strict=True)], 1
+        )
+        weight = np.concatenate(
+            [np.pad(part[1], pad) for part, pad in zip(parts, pads, strict=True)], 1
         )
         constant = np.concatenate([part[2] for part in parts])
         return _Linear(self.indices(index), self.floats(weight), self.floats(constant))
