@@ -33,6 +33,7 @@ from cli_files import (
 import xr_daisi
 from xr_daisi.cli import app, main
 from xr_daisi.cli_arguments import Sampling
+from xr_daisi.cli_reading import Reading
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 COMMANDS = ("assimilate", "demo", "info", "train")
@@ -491,8 +492,9 @@ def test_help_explains_every_option(command: str, capsys: pytest.CaptureFixture[
     explained = {match[1] for match in row.finditer(out)}
     function = app[command].default_command
     names = set(inspect.signature(function).parameters)
-    if "sampling" in names:
-        names = names - {"sampling"} | {field.name for field in fields(Sampling)}
+    for grouped, options in (("sampling", Sampling), ("reading", Reading)):
+        if grouped in names:
+            names = names - {grouped} | {field.name for field in fields(options)}
     for name in names:
         assert explained & {name.upper(), "--" + name.replace("_", "-")}, name
     assert "[ARGS]" not in out
@@ -543,6 +545,6 @@ def test_documented_commands_are_understood(line: str) -> None:
 def test_every_option_of_assimilate_is_documented() -> None:
     text = (REPOSITORY / "docs" / "command-line.md").read_text(encoding="utf-8")
     names = set(inspect.signature(app["assimilate"].default_command).parameters)
-    names |= {field.name for field in fields(Sampling)}
-    for name in names - {"forecast", "obs", "analysis", "sampling"}:
+    names |= {field.name for options in (Sampling, Reading) for field in fields(options)}
+    for name in names - {"forecast", "obs", "analysis", "sampling", "reading"}:
         assert "--" + name.replace("_", "-") in text

@@ -20,11 +20,11 @@ from xr_daisi.cli_arguments import (
     Whole,
     check_apart,
     chunk_lengths,
-    error_deviations,
     pairs,
 )
 from xr_daisi.cli_messages import counted, fail, report, tell_table, usage_error
 from xr_daisi.cli_process import Terminated, logger, progress_of_chunks, running, stopped
+from xr_daisi.cli_reading import Reading
 from xr_daisi.errors import DaisiError, problem
 
 __all__ = ["app", "main"]
@@ -49,10 +49,7 @@ def assimilate(
     *,
     prior: str | None = None,
     more_obs: Paths = (),
-    obs_error: Texts = (),
-    operator: Texts = (),
-    time_tolerance: str | None = None,
-    background_check: float | None = None,
+    reading: Reading | None = None,
     sampling: Sampling | None = None,
     feedback: Paths = (),
     dry_run: Flag = False,
@@ -71,24 +68,13 @@ def assimilate(
     forecast
         The ensemble, on the prior's grid (NetCDF or Zarr).
     obs
-        The observations (NetCDF or Zarr).
+        The observations (NetCDF, Zarr, CSV or Parquet; see the documentation for their forms).
     analysis
         Where to write the analysis (.nc or .zarr); not needed with --dry-run.
     prior
         A prior's file, URL or registered name; when left out, the registered one that fits.
     more_obs
         A further file of observations; may be repeated.
-    obs_error
-        Standard deviation of the errors where the observations bring none, in their units: 0.5, or
-        t2m=0.5, which may be repeated.
-    operator
-        What is observed of the state: identity, log, arctan, square, abs or wind_speed, for a
-        variable of the observations, e.g. theta=arctan; may be repeated.
-    time_tolerance
-        How far from a forecast time an observation may be: 30min, 2h. Half the time step when left
-        out, 30min for a single time.
-    background_check
-        Reject observations further from the forecast than this many standard deviations.
     feedback
         Also write the comparison of the observations with forecast and analysis here; may be
         repeated, once for each file of observations.
@@ -112,7 +98,7 @@ def assimilate(
     """
     from xr_daisi.analysis import assimilate as analyse
     from xr_daisi.feedback import feedback as compare
-    from xr_daisi.files import check_output, open_file, write_file
+    from xr_daisi.files import check_output, open_file, read_observations, write_file
 
     observed_files = (obs, *more_obs)
     if not dry_run:
@@ -128,12 +114,11 @@ def assimilate(
     pieces = chunk_lengths(chunks)
     options: dict[str, Any] = {
         **(sampling or Sampling()).keywords(),
-        "operator": pairs("--operator", operator) or None,
-        "obs_error": error_deviations(obs_error),
+        **(reading or Reading()).keywords(),
     }
     with ExitStack() as files:
         background = files.enter_context(open_file(forecast, pieces))
-        datasets = [files.enter_context(open_file(path)) for path in observed_files]
+        datasets = [files.enter_context(read_observations(path)) for path in observed_files]
         logger.info("forecast %s: %s", forecast, dict(background.sizes))
         started = time.perf_counter()
         result: Any = analyse(
@@ -141,8 +126,6 @@ def assimilate(
             datasets[0] if len(datasets) == 1 else datasets,
             prior,
             **options,
-            time_tolerance=time_tolerance,
-            background_check=background_check,
             dry_run=dry_run,
             seed=seed,
             device=device,

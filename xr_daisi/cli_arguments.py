@@ -19,7 +19,6 @@ __all__ = [
     "Whole",
     "check_apart",
     "chunk_lengths",
-    "error_deviations",
     "pairs",
 ]
 
@@ -131,28 +130,6 @@ def pairs(option: str, entries: Sequence[str]) -> dict[str, str]:
             raise DaisiError(problem(option, f"{name!r} twice", "each name once"))
         found[name] = value
     return found
-
-
-def error_deviations(entries: Sequence[str]) -> float | dict[str, float] | None:
-    """Parse ``--obs-error``: one number, or one for each variable; None where not given.
-
-    Raises
-    ------
-    DaisiError
-        For what is neither.
-    """
-    if not entries:
-        return None
-    if len(entries) == 1 and "=" not in entries[0]:
-        return _number(entries[0])
-    return {name: _number(value) for name, value in pairs("--obs-error", entries).items()}
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise DaisiError(problem("--obs-error", repr(text), "a number")) from None
 
 
 def chunk_lengths(entries: Sequence[str]) -> dict[str, int] | None:

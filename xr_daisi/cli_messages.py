@@ -27,8 +27,18 @@ PYTHON_FORMS = (
     (r"\boperator=\{'?([^':}]+)'?: function\}", r"--operator \1=NAME"),
 )
 OPTIONS = (
-    *("background_check", "batch_size", "batch", "checkpoint", "corrector_steps", "device"),
-    *("dropout", "dtype", "guidance_iterations", "guidance_solver", "guidance", "init"),
+    *("background_check", "batch_size", "batch", "bounds", "checkpoint", "corrector_steps"),
+    *("device", "error_correlation", "error_inflation", "footprint", "interpolation", "quality"),
+    *(
+        "thin",
+        "time_interpolation",
+        "dropout",
+        "dtype",
+        "guidance_iterations",
+        "guidance_solver",
+        "guidance",
+        "init",
+    ),
     *("inverse_noise", "max_minutes", "noise", "normalization", "obs_error", "operator"),
     *("overwrite", "patch", "periodic", "roll", "seed", "solver", "static", "steps", "strength"),
     *("t_min", "time_tolerance", "transform", "validation", "variables", "width", "prior"),
