@@ -237,6 +237,37 @@ def test_batches_do_not_matter() -> None:
     xr.testing.assert_allclose(one, assimilate(FORECAST, OBS, PRIOR, batch=4, **QUICK), rtol=1e-12)
 
 
+def test_variables_with_holes_of_their_own() -> None:
+    """Sea temperature has holes on land, air temperature none; any order of dimensions."""
+    both = xr.merge([template(), template(name="sst", standard_name="sea_surface_temperature")])
+    c = torch.block_diag(*[covariance(LAT.size, LON.size)] * 2)
+    wet = torch.cat([torch.ones(LAND.size, dtype=torch.bool), WET])
+    c = torch.where(wet[:, None] & wet, c, torch.eye(len(c)).double())
+    velocity = GaussianVelocity(torch.zeros(len(c)).double(), c)
+    prior = FlowPrior.from_velocity(velocity, both, mean=MEAN, std=STD)
+    assert prior.spec.names == ("t2m", "sst")
+    ds = forecast().assign(sst=masked(forecast(seed=4)).t2m)
+    obs = OBS.assign(sst=OBS.t2m, sst_error=OBS.t2m_error)
+    found = assimilate(ds, obs, prior, **QUICK)
+    assert np.isfinite(found.t2m).all()
+    assert (np.isnan(found.sst) == np.isnan(ds.sst)).all()
+    turned = ds.sortby("latitude").transpose("longitude", "member", "latitude", "time")
+    again = assimilate(turned, obs, prior, **QUICK)
+    xr.testing.assert_allclose(
+        again.transpose(*found.dims).sortby("latitude"), found.sortby("latitude")
+    )
+    # Independent variables do not know of each other; DPS has no solver to couple them.
+    quick = {**QUICK, "guidance": "dps-exact", "strength": 0.05}
+    found = assimilate(ds, obs, prior, **quick)
+    alone = assimilate(ds[["t2m"]], OBS, prior_of(velocity_of_t2m()), **quick)
+    xr.testing.assert_allclose(found.t2m.drop_attrs(), alone.t2m.drop_attrs(), rtol=1e-9)
+
+
+def velocity_of_t2m() -> GaussianVelocity:
+    c = covariance(LAT.size, LON.size)
+    return GaussianVelocity(torch.zeros(len(c)).double(), c)
+
+
 def test_holes_are_no_divergence_and_not_far() -> None:
     engine = Engine(PRIOR, PRIOR.settings.updated({"steps": 2}), dtype="float64", device="cpu")
     states = FORECAST.t2m.values[0][:, None]
@@ -461,6 +492,14 @@ def test_from_history_to_analysis(trained: FlowPrior, tmp_path: Path) -> None:
     drawn = sample(prior=prior, members=3, **{k: v for k, v in quick.items() if k != "progress"})
     assert (np.isnan(drawn.t2m.values) == LAND).all()
     assert trained.with_settings(t_min=0.5).holes is trained.holes
+
+
+@pytest.mark.parametrize("name", ["log1p", "log", "sqrt"])
+@pytest.mark.filterwarnings("error")
+def test_transforms_leave_holes_alone(name: str) -> None:
+    prior = train_prior(history(), transform={"t2m": name}, **TRAIN)
+    found = invert(FORECAST, prior, **{**QUICK, "steps": 1})
+    assert (np.isnan(found.t2m) == np.isnan(FORECAST.t2m)).all()
 
 
 def test_a_prior_without_holes_has_none(tmp_path: Path) -> None:
