@@ -1,0 +1,78 @@
+"""How many values of a state lie at the bound that the prior's transform keeps them to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xr_daisi.transforms import TRANSFORMS
+
+if TYPE_CHECKING:
+    from xr_daisi.state import StateSpec
+
+__all__ = ["BoundCounter", "with_transforms"]
+
+# Single precision, once to other units and back.
+SLACK = 1e-5
+
+
+def with_transforms(
+    entries: dict[str, Any], spec: StateSpec, transforms: tuple[str | None, ...]
+) -> dict[str, Any]:
+    """Note the transform of each variable in a description of a state.
+
+    Parameters
+    ----------
+    entries : dict
+        From `StateSpec.to_dict`; a changed copy is returned.
+    spec : StateSpec
+        The state.
+    transforms : tuple of str or None
+        Of each channel, as in `Normalization`; empty where there are none.
+    """
+    variables = []
+    for entry in entries["variables"]:
+        name = transforms[spec.channel_slice(entry["name"]).start] if transforms else None
+        variables.append({**entry, "transform": name} if name else entry)
+    return {**entries, "variables": variables}
+
+
+class BoundCounter:
+    """Counts values at the lower bounds of bounded variables, state by state.
+
+    An analysis is clipped there: a transform takes no value beyond its bound.
+
+    Parameters
+    ----------
+    spec : StateSpec
+        The state.
+    entries : mapping or None
+        Its description by `with_transforms`; None where transforms are not known.
+    """
+
+    def __init__(self, spec: StateSpec, entries: Mapping[str, Any] | None) -> None:
+        found = {e["name"]: e.get("transform") for e in (entries or {}).get("variables", [])}
+        self.bounds = {
+            name: float(TRANSFORMS[kind].inverse(np.float64(-np.inf)))
+            for name, kind in found.items()
+            if kind in TRANSFORMS and name in spec.names
+        }
+        self._channels = {name: spec.channel_slice(name) for name in self.bounds}
+        self.counts = dict.fromkeys(self.bounds, 0)
+        self.values = dict.fromkeys(self.bounds, 0)
+
+    def add(self, states: NDArray[Any]) -> None:
+        """Count.
+
+        Parameters
+        ----------
+        states : ndarray
+            Physical states ``(member, channel, *space)``; NaN is not counted.
+        """
+        for name, bound in self.bounds.items():
+            own = states[:, self._channels[name]]
+            self.counts[name] += int((own <= bound + SLACK * abs(bound)).sum())
+            self.values[name] += int(np.isfinite(own).sum())
