@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Literal, Unpack, overload
 import numpy as np
 import xarray as xr
 
-from xr_daisi.blocks import Work, run_eager, run_lazy
+from xr_daisi.blocks import Work, run_eager
 from xr_daisi.dimensions import other_valid_time, time_coordinate
 from xr_daisi.errors import SettingsError, problem
 from xr_daisi.estimate import AnalysisPlan, make_plan
 from xr_daisi.labels import analysis_attributes
 from xr_daisi.latent import check_dataset, make_engine
 from xr_daisi.layout import layout_of
+from xr_daisi.lazy_blocks import run_lazy
 from xr_daisi.observation_options import (
     Interpolation,
     ObservationErrors,

@@ -5,9 +5,8 @@ A block is a NumPy array ``(time, member, channel, *space)`` in the forecast's o
 
 from __future__ import annotations
 
-import uuid
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from xr_daisi.observation_holes import outside_holes
 from xr_daisi.observation_layout import Status
 from xr_daisi.observation_options import ObservationOptions
 from xr_daisi.progress import progress_bar
+from xr_daisi.trajectories import TrajectoryEngine
 from xr_daisi.user_warnings import warn_user
 
 if TYPE_CHECKING:
@@ -31,7 +31,10 @@ if TYPE_CHECKING:
     from xr_daisi.layout import Layout
     from xr_daisi.observations import ObservationBatch, ObservationPlan
 
-__all__ = ["Work", "far_from_ensemble", "run_eager", "run_lazy"]
+Window = tuple["Sequence[int]", "ObservationBatch"]
+"""Times that are analysed together, and their observations."""
+
+__all__ = ["Window", "Work", "far_from_ensemble", "run_eager", "trajectories"]
 
 
 @dataclass(frozen=True)
@@ -58,11 +61,12 @@ class Work:
         return converted
 
     def filled(self, states: np.ndarray) -> np.ndarray:
-        """Convert states to the prior's units, with the prior's mean in their holes."""
+        """Convert ``(..., channel, *space)`` to the prior's units, with its mean in holes."""
         converted = self.physical(states)
         normalization = self.engine.prior.normalization
         mean = normalization.denormalize(np.zeros(self.layout.spec.shape))
-        return fill_holes(converted, holes_of(converted[0]), mean)
+        first = converted[(0,) * (converted.ndim - mean.ndim)]
+        return fill_holes(converted, holes_of(first), mean)
 
     def own_units(self, states: np.ndarray) -> np.ndarray:
         """Convert states from the prior's to the forecast's units."""
@@ -118,10 +122,10 @@ class Work:
         Parameters
         ----------
         members : ndarray or None
-            All members of one time, in the forecast's units; None where there is no check of the
-            background.
+            ``(time, member, channel, *space)``: all members of the times that are analysed
+            together, in the forecast's units; None where there is no check of the background.
         observations : ObservationBatch
-            Of this time.
+            Of these times.
         holes : ndarray of bool, optional
             ``(channel, *space)``; those of the prior when None.
         """
@@ -130,7 +134,7 @@ class Work:
         limit = self.options.background_check
         if limit is None or members is None or not len(observations):
             return observations
-        x = torch.from_numpy(self.filled(members))
+        x = torch.from_numpy(trajectories(self.filled(members)))
         with torch.no_grad():
             y = observations.to_tensors(None, "cpu", torch.float64).observe(x).numpy()
         far = far_from_ensemble(observations, y, limit)
@@ -139,20 +143,20 @@ class Work:
     def analyse(
         self,
         block: np.ndarray,
-        observations: Sequence[ObservationBatch],
+        observations: Sequence[Window],
         holes: NDArray[np.bool_],
         first_time: int,
         first_member: int,
         advance: Callable[[int], object] | None = None,
     ) -> np.ndarray:
-        """Analyse a block; a time without observations comes back as it is.
+        """Analyse a block; times without observations come back as they are.
 
         Parameters
         ----------
         block : ndarray
             ``(time, member, channel, *space)`` in the forecast's units; not modified.
-        observations : sequence of ObservationBatch
-            One for each time of the block; none in holes.
+        observations : sequence of (times, ObservationBatch)
+            Times of the block that are analysed together, and their observations; none in holes.
         holes : ndarray of bool
             ``(channel, *space)``: where the forecast has to be NaN.
         first_time, first_member : int
@@ -174,21 +178,24 @@ class Work:
         """
         self.check(block, holes, first_time, first_member)
         out = np.array(block)
-        analysed_times = [index for index, batch in enumerate(observations) if len(batch)]
+        windows = [(list(times), batch) for times, batch in observations if len(batch)]
+        analysed_times = [index for times, _ in windows for index in times]
         if any(self.engine.is_far(self.physical(block[index])) for index in analysed_times):
             found = f"values more than {FAR:g} standard deviations from the prior's mean"
             remedy = "check its units (attrs['units']) and that the prior is for these data"
             warn_user(problem("forecast", found, "states like those of the prior", remedy))
-        for index in analysed_times:
-            batch = observations[index]
-            analysed = self.engine.analyse(
-                self.physical(block[index]),
+        for times, batch in windows:
+            labels = [self.layout.time_label(first_time + index) for index in times]
+            engine = self.engine if len(times) == 1 else TrajectoryEngine.of(self.engine, labels)
+            analysed = engine.analyse(
+                trajectories(self.physical(block[times])),
                 batch,
-                time=self.layout.time_label(first_time + index),
+                time=", ".join(labels),
                 first_member=first_member,
                 advance=advance,
             )
-            out[index] = self.own_units(analysed)
+            members = analysed.reshape(len(analysed), len(times), *block.shape[2:])
+            out[times] = self.own_units(np.moveaxis(members, 1, 0))
         return out
 
     def invert(
@@ -211,6 +218,24 @@ class Work:
             if advance:
                 advance(block.shape[1])
         return out
+
+
+def trajectories(states: np.ndarray) -> np.ndarray:
+    """Stack the times of states along their channels.
+
+    Parameters
+    ----------
+    states : ndarray
+        ``(time, member, channel, *space)``.
+
+    Returns
+    -------
+    ndarray
+        ``(member, time * channel, *space)``.
+    """
+    times, members, channels, *space = states.shape
+    stacked: np.ndarray = np.moveaxis(states, 0, 1).reshape(members, times * channels, *space)
+    return stacked
 
 
 def far_from_ensemble(
@@ -267,8 +292,11 @@ def run_eager(
         with progress_bar(progress, total=times * members, unit="member", desc="invert") as bar:
             return work.invert(states, holes, 0, 0, bar.update), {}
     work.check(states, holes, 0, 0)
-    given = [plan.batch(i) for i in range(times)]
-    batches = [work.filtered(x, batch, holes) for x, batch in zip(states, given, strict=True)]
+    given = [plan.window_batch(window) for window in plan.windows]
+    batches = [
+        work.filtered(states[list(window)], batch, holes)
+        for window, batch in zip(plan.windows, given, strict=True)
+    ]
     rejected: dict[Status, int] = {}
     for before, after in zip(given, batches, strict=True):
         for rows, status in after.rejected[len(before.rejected) :]:
@@ -279,93 +307,6 @@ def run_eager(
         text = f"the forecast rejected all {total} observations ({words}): it stays as is"
         warn_user(NoObservationsWarning(text))
     total = members * sum(len(b) > 0 for b in batches)
+    chosen = list(zip(plan.windows, batches, strict=True))
     with progress_bar(progress, total=total, unit="member", desc="assimilate") as bar:
-        return work.analyse(states, batches, holes, 0, 0, bar.update), rejected
-
-
-def run_lazy(states: Any, plan: ObservationPlan | None, work: Work) -> Any:
-    """Build the graph of the same work; computes nothing.
-
-    Parameters
-    ----------
-    states : dask or NumPy array
-        ``(time, member, channel, *space)`` in the forecast's units, each state in one chunk; one
-        task per chunk of times and members.
-    plan, work
-        As in `run_eager`.
-
-    Returns
-    -------
-    dask array
-        Analysis or latents, shape, dtype and chunks of `states`.
-    """
-    import dask.array as da
-    from dask.delayed import delayed
-
-    if isinstance(states, np.ndarray):  # the observations alone are lazy
-        states = da.from_array(states, chunks=(1, *states.shape[1:]))
-    # One task holds the prior: the graph names it, and a worker receives it once. Its own name
-    # keeps dask from hashing the weights.
-    shared = delayed(work, traverse=False, name=f"daisi-prior-{uuid.uuid4().hex}")
-    blocks = states.to_delayed()
-    space = (0,) * (states.ndim - 2)
-    # Where the prior does not know them, the first member of the first time shows the holes; else
-    # every task finds them in the prior.
-    known, holes = work.engine.prior.holes, None
-    if known is None:
-        holes = delayed(_holes, pure=False)(shared, blocks[(0, 0, *space)])
-    check = work.options.background_check is not None
-    with_holes = known is None or known.any()
-    rows = []
-    first_time = 0
-    for i, n_times in enumerate(states.chunks[0]):
-        chosen: Any = None
-        if plan is not None:
-            members = [blocks[(i, j, *space)] for j in range(len(states.chunks[1]))]
-            chosen = [plan.lazy_batch(first_time + k) for k in range(n_times)]
-            if check or with_holes:
-                task = delayed(_observations, pure=False)
-                chosen = [
-                    task(shared, batch, members if check else [], k, holes)
-                    for k, batch in enumerate(chosen)
-                ]
-        row, first_member = [], 0
-        for j, n_members in enumerate(states.chunks[1]):
-            task = delayed(_task, pure=False)(
-                shared, blocks[(i, j, *space)], chosen, holes, first_time, first_member
-            )
-            shape = (n_times, n_members, *states.shape[2:])
-            row.append(da.from_delayed(task, shape=shape, dtype=states.dtype))
-            first_member += n_members
-        rows.append(da.concatenate(row, axis=1))
-        first_time += n_times
-    return da.concatenate(rows, axis=0)
-
-
-def _task(
-    work: Work,
-    block: np.ndarray,
-    observations: list[ObservationBatch] | None,
-    holes: NDArray[np.bool_] | None,
-    first_time: int,
-    first_member: int,
-) -> np.ndarray:
-    holes = work.holes(block) if holes is None else holes
-    if observations is None:
-        return work.invert(block, holes, first_time, first_member)
-    return work.analyse(block, observations, holes, first_time, first_member)
-
-
-def _holes(work: Work, block: np.ndarray) -> NDArray[np.bool_]:
-    return work.holes(block)
-
-
-def _observations(
-    work: Work,
-    observations: ObservationBatch,
-    members: list[np.ndarray],
-    time: int,
-    holes: NDArray[np.bool_] | None,
-) -> ObservationBatch:
-    ensemble = np.concatenate([m[time] for m in members]) if members else None
-    return work.filtered(ensemble, observations, holes)
+        return work.analyse(states, chosen, holes, 0, 0, bar.update), rejected

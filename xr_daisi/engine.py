@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from xr_daisi.observations import ObservationBatch
     from xr_daisi.priors import FlowPrior
     from xr_daisi.settings import Settings
+    from xr_daisi.state import Normalization
 
 __all__ = ["Engine", "automatic_batch"]
 
@@ -91,6 +92,11 @@ class Engine:
             raise SettingsError(problem("batch", repr(self.batch), "a positive integer, or 'auto'"))
 
     @property
+    def normalization(self) -> Normalization:
+        """Of the states that the network sees."""
+        return self.prior.normalization
+
+    @property
     def batch_size(self) -> int:
         """Members pushed through the network at once."""
         points = int(np.prod(self.prior.spec.space_shape))
@@ -139,7 +145,7 @@ class Engine:
         keep = self._keep(holes)
         if keep is not None:
             flow = MaskedFlow(flow, keep)
-        tensors = observations.to_tensors(self.prior.normalization, device, self.solver_dtype)
+        tensors = observations.to_tensors(self.normalization, device, self.solver_dtype)
         guided = GuidedFlow(
             flow,
             tensors,
@@ -291,7 +297,7 @@ class Engine:
         size = self.batch_size
         for start in range(0, states.shape[0], size):
             part = slice(start, min(start + size, states.shape[0]))
-            normalised = self.prior.normalization.normalize(states[part].astype(float))
+            normalised = self.normalization.normalize(states[part].astype(float))
             x = torch.from_numpy(fill_holes(normalised, holes)).to(device, self.solver_dtype)
             members = range(first_member + part.start, first_member + part.stop)
             yield part, x, self._source(time, members, keep)
@@ -307,7 +313,7 @@ class Engine:
 
     def is_far(self, states: np.ndarray) -> bool:
         """Tell whether physical states lie where only wrong units could have brought them."""
-        far = np.abs(self.prior.normalization.normalize(states)) > FAR  # false for NaN in holes
+        far = np.abs(self.normalization.normalize(states)) > FAR  # false for NaN in holes
         return bool(far.any())
 
     def _check_operator(self, observed: Tensor, time: str) -> None:
@@ -325,7 +331,7 @@ class Engine:
             )
 
     def _physical(self, x: Tensor, holes: NDArray[np.bool_] | None) -> np.ndarray:
-        physical = self.prior.normalization.denormalize(x.double().cpu().numpy())
+        physical = self.normalization.denormalize(x.double().cpu().numpy())
         return fill_holes(physical, holes, np.nan)
 
     def _check(self, before: Tensor, after: Tensor, time: str, first: int) -> None:

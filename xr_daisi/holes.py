@@ -69,11 +69,12 @@ class MaskedNoise(NoiseSource):
 
     def __init__(self, source: NoiseSource, keep: Tensor) -> None:
         super().__init__(source.seed, source.time, source.members)
+        self.source = source
         self.keep = keep
 
     def select(self, batch: slice) -> MaskedNoise:
         """Return the source for a part of the members."""
-        return MaskedNoise(super().select(batch), self.keep)
+        return MaskedNoise(self.source.select(batch), self.keep)
 
     def draw(
         self,
@@ -85,7 +86,7 @@ class MaskedNoise(NoiseSource):
         device: torch.device | str,
     ) -> Tensor:
         """Draw the noise of one step; see `NoiseSource.draw`."""
-        noise = super().draw(stage, step, shape, dtype=dtype, device=device)
+        noise = self.source.draw(stage, step, shape, dtype=dtype, device=device)
         return torch.where(self.keep.to(noise.device), noise, 0.0)
 
 

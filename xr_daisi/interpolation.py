@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Axis", "Gather", "Located", "Points", "locate_nodes", "locate_points"]
+__all__ = ["Axis", "Gather", "Located", "Moments", "Points", "locate_nodes", "locate_points"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -136,6 +136,38 @@ class Gather:
 
 
 @dataclass(frozen=True, eq=False)
+class Moments:
+    """When observations lie between the states of a trajectory, which is stacked along channels.
+
+    Parameters
+    ----------
+    here, other : array of int, shape (n,)
+        Numbers of the two states around each observation; equal for one at a state's time.
+    fraction : array of float, shape (n,)
+        Weight of `other`.
+    channels : int
+        Of one state.
+    """
+
+    here: Ints
+    other: Ints
+    fraction: Floats
+    channels: int
+
+    def take(self, places: Ints) -> Moments:
+        """Pick some of the observations, in the order asked for."""
+        chosen = self.here[places], self.other[places], self.fraction[places]
+        return Moments(*chosen, self.channels)
+
+    def gather(self, one: Gather, space_size: int) -> Gather:
+        """Nodes in the trajectory from those in one state."""
+        step = self.channels * space_size
+        index = np.concatenate([one.index + self.here * step, one.index + self.other * step])
+        weight = np.concatenate([one.weight * (1.0 - self.fraction), one.weight * self.fraction])
+        return Gather(*_without_empty_rows(index, weight))
+
+
+@dataclass(frozen=True, eq=False)
 class Points:
     """Nodes and weights of places, horizontally and, for each set of levels, vertically.
 
@@ -145,11 +177,14 @@ class Points:
         Nodes of the flattened space, and their weights.
     vertical : mapping of levels to a pair of arrays, each of shape (2, n)
         Level numbers and weights for state variables that have these levels.
+    moments : Moments, optional
+        States of a trajectory that the observations lie between.
     """
 
     index: Ints
     weight: Floats
     vertical: Mapping[LevelKey, tuple[Ints, Floats]] = field(default_factory=dict)
+    moments: Moments | None = None
 
     def __len__(self) -> int:
         return int(self.index.shape[1])
@@ -171,7 +206,14 @@ class Points:
             levels: (index[:, places], weight[:, places])
             for levels, (index, weight) in self.vertical.items()
         }
-        return Points(self.index[:, places], self.weight[:, places], vertical)
+        moments = None if self.moments is None else self.moments.take(places)
+        return replace(
+            self,
+            index=self.index[:, places],
+            weight=self.weight[:, places],
+            vertical=vertical,
+            moments=moments,
+        )
 
     def gather(self, first_channel: int, levels: LevelKey | None, space_size: int) -> Gather:
         """Nodes of one state variable in the state flattened over channel and space.
@@ -197,6 +239,10 @@ class Points:
         """
         if levels is not None and levels not in self.vertical and len(levels) > 1:
             raise KeyError(levels)
+        one = self._in_state(first_channel, levels, space_size)
+        return one if self.moments is None else self.moments.gather(one, space_size)
+
+    def _in_state(self, first_channel: int, levels: LevelKey | None, space_size: int) -> Gather:
         if levels is None or levels not in self.vertical:
             return Gather(self.index + first_channel * space_size, self.weight)
         level, share = self.vertical[levels]

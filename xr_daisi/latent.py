@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import xarray as xr
 
-from xr_daisi.blocks import Work, run_eager, run_lazy
+from xr_daisi.blocks import Work, run_eager
 from xr_daisi.engine import Engine
 from xr_daisi.errors import DaisiTypeError, SettingsError, problem
 from xr_daisi.labels import latent_dataset, sample_dataset
 from xr_daisi.layout import layout_of
+from xr_daisi.lazy_blocks import run_lazy
 from xr_daisi.prior_choice import choose_prior
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from xr_daisi.error_covariance import CovarianceBlock
     from xr_daisi.state import Normalization
 
-__all__ = ["ObservationBatch", "Rejections"]
+__all__ = ["ObservationBatch", "Rejections", "joined"]
 
 Rejections = tuple[tuple[Ints, Status], ...]
 """Rows of the plan's table, and why these are not used."""
@@ -165,3 +166,47 @@ class ObservationBatch:
         return TensorObservations(
             *arrays, self.groups, self.layout, normalization, device, dtype, **structure
         )
+
+
+def joined(batches: Sequence[ObservationBatch], times: Sequence[int]) -> ObservationBatch:
+    """Put observations of several times together, as those of one trajectory.
+
+    Parameters
+    ----------
+    batches : sequence of ObservationBatch
+        Of each time; with `Moments` in terms of all forecast times, or without any for one time.
+    times : sequence of int
+        Numbers of the forecast times, in the order of the trajectory.
+
+    Returns
+    -------
+    ObservationBatch
+        Its layout is that of the trajectory, its moments count within it.
+    """
+    number = {time: position for position, time in enumerate(times)}
+    filled = [batch for batch in batches if len(batch)] or list(batches[:1])
+    groups, blocks, start = [], [], 0
+    for batch in filled:
+        for group in batch.groups:
+            moments = group.points.moments
+            if moments is not None:
+                here, other = (
+                    np.asarray([number[int(t)] for t in part], dtype=np.int64)
+                    for part in (moments.here, moments.other)
+                )
+                moments = replace(moments, here=here, other=other) if len(times) > 1 else None
+            groups.append(replace(group, points=replace(group.points, moments=moments)))
+        blocks += [replace(block, places=block.places + start) for block in batch.blocks]
+        start += len(batch)
+    layout = filled[0].layout
+    return ObservationBatch(
+        np.concatenate([batch.values for batch in filled]),
+        np.concatenate([batch.errors for batch in filled]),
+        np.concatenate([batch.rows for batch in filled]),
+        tuple(groups),
+        replace(layout, channels=layout.channels * len(times)),
+        np.concatenate([batch.positions for batch in filled], axis=1),
+        np.concatenate([batch.instants for batch in filled]),
+        tuple(blocks),
+        rejected=tuple(entry for batch in batches for entry in batch.rejected),
+    )

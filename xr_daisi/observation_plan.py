@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xr_daisi.interpolation import Ints
-from xr_daisi.observation_batch import ObservationBatch
+from xr_daisi.interpolation import Ints, Moments
+from xr_daisi.observation_batch import ObservationBatch, joined
 from xr_daisi.observation_layout import Status
 from xr_daisi.observation_options import ObservationOptions
 from xr_daisi.observation_sources import Source
@@ -100,6 +101,46 @@ class ObservationPlan:
             batch: ObservationBatch = self.lazy_batch(time).compute()
             return batch
         return _assemble(self, time, [None] * len(self.sources))
+
+    @cached_property
+    def windows(self) -> list[tuple[int, ...]]:
+        """Times that are analysed together: those that observations lie between, else each alone.
+
+        Times that only dask-backed values lie between count as linked, whatever the values are.
+        """
+        links: set[tuple[int, int]] = set()
+        if self.options.time_interpolation == "linear":
+            for source in self.sources:
+                layout = source.layout
+                used = np.isin(source.statuses(), (Status.USED, Status.UNCHECKED))
+                # Times lie along the places or along the rows.
+                between = used.any(axis=0 if layout.along_places else 1) & (layout.fraction > 0)
+                pairs = np.stack([layout.matched[between], layout.other[between]], axis=1)
+                links |= {(int(a), int(b)) for a, b in np.unique(pairs, axis=0)}
+        return _linked_times(self.n_times, sorted(links))
+
+    def window_batch(self, times: Sequence[int]) -> ObservationBatch:
+        """Observations of times that are analysed together; see `batch`.
+
+        Parameters
+        ----------
+        times : sequence of int
+            One of `windows`.
+
+        Returns
+        -------
+        ObservationBatch
+            Of the trajectory of these times.
+        """
+        return joined([self.batch(time) for time in times], times)
+
+    def lazy_window_batch(self, times: Sequence[int]) -> Any:
+        """Return `window_batch` as a `dask.delayed.Delayed`."""
+        from dask.delayed import delayed
+
+        if len(times) == 1 and self.options.time_interpolation == "nearest":
+            return self.lazy_batch(times[0])
+        return delayed(joined)([self.lazy_batch(time) for time in times], list(times))
 
     def lazy_batch(self, time: int) -> Any:
         """Observations of one forecast time as a `dask.delayed.Delayed` of an ObservationBatch.
@@ -231,10 +272,14 @@ def _assemble(
             continue
         layout = source.layout
         points = layout.points.take(taken.places)
+        at = taken.places if layout.along_places else taken.times
+        if plan.options.time_interpolation == "linear":
+            here = np.full(at.size, time, dtype=np.int64)
+            moments = Moments(here, layout.other[at], layout.fraction[at], plan.layout.channels)
+            points = replace(points, moments=moments)
         groups.append(Group(source.operator, points, source.dataset))
         where = np.stack([position[taken.places] for position in layout.positions])
-        instants = layout.instants[taken.places if layout.along_places else taken.times]
-        parts.append((taken.values, taken.errors, taken.rows, where, instants))
+        parts.append((taken.values, taken.errors, taken.rows, where, layout.instants[at]))
         if source.structure is not None:
             blocks += source.structure.blocks(
                 layout, taken.times, taken.places, where, plan.axes, count
@@ -265,3 +310,15 @@ def _count(source: Source) -> NDArray[np.int64]:
 
 def _in_words(count: NDArray[np.int64]) -> dict[str, int]:
     return {status.reason: int(count[status]) for status in Status if count[status]}
+
+
+def _linked_times(count: int, links: Iterable[tuple[int, int]]) -> list[tuple[int, ...]]:
+    """Group times that belong together: each once, groups by their first time."""
+    group = list(range(count))
+    for first, second in links:
+        low, high = sorted((group[first], group[second]))
+        group = [low if g == high else g for g in group]
+    found: dict[int, list[int]] = {}
+    for time, g in enumerate(group):
+        found.setdefault(g, []).append(time)
+    return [tuple(times) for times in found.values()]
