@@ -22,9 +22,10 @@ from labelled import (
     unchanged,
 )
 
-from xr_daisi import FlowPrior, StateError, assimilate, feedback
+from xr_daisi import FlowPrior, StateError, assimilate, feedback, feedback_summary, withhold
 from xr_daisi.errors import DaisiTypeError, NoObservationsWarning
 from xr_daisi.observations import Status
+from xr_daisi.state import Normalization, spec_from_dataset
 
 PRIOR = gaussian_prior()
 FORECAST = forecast()
@@ -241,3 +242,86 @@ def test_what_does_not_belong_together() -> None:
         feedback(FORECAST, OBS, "analysis.nc")  # type: ignore[arg-type]
     with pytest.raises(StateError, match=r"obs.rename\(member="):
         feedback(FORECAST, OBS.rename(station="member"), analysis)
+
+
+def test_values_have_ranks_and_normalised_departures() -> None:
+    found = feedback(FORECAST, OBS, analyse())
+    assert set(np.unique(found.t2m_rank)) <= set(range(5))
+    assert found.t2m_rank.dims == OBS.t2m.dims
+    # noise of a tenth of the spread: most ranks are those without
+    below = (found.t2m_forecast < found.t2m).sum("member")
+    assert float((below == found.t2m_rank).mean()) > 0.7
+    variance = 1.25 * found.t2m_forecast.var("member", ddof=1) + found.t2m_error**2
+    expected = found.t2m_o_minus_b / np.sqrt(variance)
+    np.testing.assert_allclose(found.t2m_normalized_o_minus_b, expected)
+    part = feedback(FORECAST, OBS.isel(station=[3, 1]), analyse())
+    np.testing.assert_array_equal(part.t2m_rank, found.t2m_rank.isel(station=[3, 1]))
+
+
+def test_withheld_observations() -> None:
+    obs = stations(n=6).assign_coords(station=list("abcdef"))
+    used, withheld = withhold(obs, ["b", "e"])
+    withheld = withheld.copy(deep=True)
+    withheld.t2m[0, 0] = np.nan
+    analysis = analyse(obs=used)
+    found = feedback(FORECAST, withheld, analysis, withheld=True)
+    assert found.t2m_status.values[:, 1].tolist() == [Status.WITHHELD] * 3
+    assert found.t2m_status.values[0, 0] == Status.MISSING
+    summary = feedback_summary([feedback(FORECAST, used, analysis), found], "station")
+    assert summary["count"].values.tolist() == [[3, 0, 3, 3, 0, 3]]
+    judged = feedback_summary(found, "station", status="withheld")
+    assert judged["count"].values.tolist() == [[2, 3]]
+    np.testing.assert_allclose(
+        judged.o_minus_a_rms.values[0],
+        np.sqrt((found.t2m_o_minus_a**2).mean("time")),
+    )
+
+
+def test_directions_depart_by_the_shorter_way() -> None:
+    ds = FORECAST.rename(t2m="direction") * 0.0
+    ds.direction[:] = np.array([350.0, 355.0, 5.0, 10.0])[:, None, None]
+    attrs = {"units": "degree", "standard_name": "wind_from_direction"}
+    ds.direction.attrs = attrs
+    obs = OBS.rename(t2m="direction", t2m_error="direction_error")
+    obs.direction[:] = 359.0
+    obs.direction.attrs, obs.direction_error.attrs = attrs, {"units": "degree"}
+    spec_like = template(name="direction", **attrs)
+    prior = FlowPrior.from_velocity(lambda x, t: 0 * x, spec_like, mean=180.0, std=90.0)
+    found = feedback(ds, obs, analyse(ds, obs, prior, guidance="none"))
+    np.testing.assert_allclose(found.direction_o_minus_b, -1.0, atol=1e-9)
+    summary = feedback_summary(found)
+    np.testing.assert_allclose(summary.background_spread, np.std([-10, -5, 5, 10], ddof=1))
+
+
+def test_what_was_clipped_is_counted(tmp_path: Path) -> None:
+    """Rain that the analysis would make negative, in other units than the prior's."""
+    rain = template(name="tp", units="m", standard_name="precipitation_amount")
+    scale = np.ones((1, 1, 1))
+    prior = FlowPrior(
+        lambda x, t: 0 * x + 1.0,  # forwards less of it, backwards more
+        spec_from_dataset(rain),
+        Normalization(0 * scale, scale, ("log1p",)),
+        card={"name": "rain"},
+    )
+    ds = FORECAST.rename(t2m="tp") * 0.0 + 1.0
+    ds.tp[:, 0, :2] = 0.0
+    ds.tp.attrs["units"] = "mm"
+    obs = OBS.rename(t2m="tp", t2m_error="tp_error") * 0.0 + 1.0
+    for name in obs.data_vars:
+        obs[name].attrs["units"] = "mm"
+    obs = obs.isel(time=[0, 1])  # the last time stays as it is
+    analysis = analyse(ds, obs, prior, guidance="none")
+    dry = analysis.copy(deep=True)
+    dry["tp"] = dry.tp.where(dry.member != 1, 0.0).assign_attrs(dry.tp.attrs)
+    for chunks in ({}, {"time": 1}):
+        found = feedback(ds.chunk(chunks) if chunks else ds, obs, dry)
+        assert int(found.tp_at_bound_forecast) == 2 * 2 * 6
+        at_bound = (dry.tp.isel(time=slice(2)) <= 1e-9).sum()
+        assert int(found.tp_at_bound_analysis) == int(at_bound) >= 2 * 30
+        assert found.tp_at_bound_analysis.attrs["values"] == 2 * 4 * 30
+    assert "t2m_at_bound_forecast" not in feedback(FORECAST, OBS, analyse())
+    found.to_netcdf(tmp_path / "feedback.nc")
+    found.to_zarr(tmp_path / "feedback.zarr", consolidated=False)
+    with xr.open_dataset(tmp_path / "feedback.nc") as again:
+        assert int(again.tp_at_bound_analysis) == int(at_bound)
+        assert int(feedback_summary(again).tp_at_bound_analysis) == int(at_bound)

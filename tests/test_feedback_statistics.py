@@ -289,6 +289,7 @@ def test_a_single_member_has_no_spread() -> None:
         assert "-" in summary_table(found)
 
 
+@pytest.mark.filterwarnings("ignore:The data type .FixedLengthUTF32")
 def test_files(tmp_path: Path) -> None:
     ds = with_value_statistics(series())
     found = feedback_summary(ds, ["time", "station"])

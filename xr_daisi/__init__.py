@@ -20,6 +20,8 @@ from xr_daisi.errors import (
 )
 from xr_daisi.estimate import AnalysisPlan
 from xr_daisi.feedback import feedback
+from xr_daisi.feedback_statistics import feedback_summary
+from xr_daisi.feedback_table import summary_table
 from xr_daisi.files import read_observations
 from xr_daisi.guidance import GuidanceWarning
 from xr_daisi.latent import invert, sample
@@ -27,6 +29,7 @@ from xr_daisi.options import set_options
 from xr_daisi.priors import FlowPrior
 from xr_daisi.registry import load_prior, register_prior, registered_priors
 from xr_daisi.training import train_prior
+from xr_daisi.withholding import withhold
 
 __all__ = [
     "AnalysisPlan",
@@ -45,6 +48,7 @@ __all__ = [
     "__version__",
     "assimilate",
     "feedback",
+    "feedback_summary",
     "invert",
     "load_prior",
     "read_observations",
@@ -52,5 +56,7 @@ __all__ = [
     "registered_priors",
     "sample",
     "set_options",
+    "summary_table",
     "train_prior",
+    "withhold",
 ]

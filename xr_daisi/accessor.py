@@ -12,6 +12,7 @@ import xarray as xr
 from xr_daisi.analysis import assimilate
 from xr_daisi.feedback import feedback
 from xr_daisi.latent import invert, sample
+from xr_daisi.withholding import withhold
 
 __all__ = ["DaisiAccessor"]
 
@@ -43,9 +44,10 @@ class DaisiAccessor:
         self._obj = obj
 
     def __repr__(self) -> str:
-        return "<xr_daisi accessor: assimilate, invert, sample, feedback>"
+        return "<xr_daisi accessor: assimilate, invert, sample, feedback, withhold>"
 
     assimilate: Any = _method(assimilate)
     invert = _method(invert)
     sample = _method(sample)
     feedback = _method(feedback)
+    withhold = _method(withhold)

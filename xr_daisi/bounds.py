@@ -13,7 +13,7 @@ from xr_daisi.transforms import TRANSFORMS
 if TYPE_CHECKING:
     from xr_daisi.state import StateSpec
 
-__all__ = ["BoundCounter", "with_transforms"]
+__all__ = ["BoundCounter", "bound_variables", "with_transforms"]
 
 # Single precision, once to other units and back.
 SLACK = 1e-5
@@ -76,3 +76,35 @@ class BoundCounter:
             own = states[:, self._channels[name]]
             self.counts[name] += int((own <= bound + SLACK * abs(bound)).sum())
             self.values[name] += int(np.isfinite(own).sum())
+
+
+def bound_variables(
+    forecast: BoundCounter, analysis: BoundCounter
+) -> dict[str, tuple[tuple[()], Any, dict[str, Any]]]:
+    """Return the counts as scalar variables of a Dataset.
+
+    Parameters
+    ----------
+    forecast, analysis : BoundCounter
+        Of the same times.
+
+    Returns
+    -------
+    dict
+        ``x_at_bound_forecast`` and ``x_at_bound_analysis`` for each bounded variable ``x``; their
+        attribute ``values`` is the number of values looked at.
+    """
+    return {
+        f"{name}_at_bound_{what}": (
+            (),
+            np.int64(counter.counts[name]),
+            {
+                "long_name": f"number of values of {name} in the {what} at their lower bound",
+                "units": "1",
+                "lower_bound": bound,
+                "values": np.int64(counter.values[name]),
+            },
+        )
+        for what, counter in (("forecast", forecast), ("analysis", analysis))
+        for name, bound in counter.bounds.items()
+    }

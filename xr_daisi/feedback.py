@@ -10,6 +10,7 @@ import torch
 import xarray as xr
 
 from xr_daisi.blocks import far_from_ensemble
+from xr_daisi.bounds import BoundCounter, bound_variables
 from xr_daisi.errors import (
     DaisiTypeError,
     NoObservationsWarning,
@@ -17,6 +18,7 @@ from xr_daisi.errors import (
     problem,
     raise_problems,
 )
+from xr_daisi.feedback_values import mean_departure, with_value_statistics
 from xr_daisi.labels import remembered, state_of
 from xr_daisi.layout import Layout, layout_of
 from xr_daisi.observation_coordinates import find_coordinates
@@ -42,6 +44,7 @@ def feedback(
     operator: OperatorSettings | None = None,
     obs_error: ObservationErrors | None = None,
     time_tolerance: TimeTolerance | None = None,
+    withheld: bool = False,
 ) -> xr.Dataset: ...
 @overload
 def feedback(
@@ -52,6 +55,7 @@ def feedback(
     operator: OperatorSettings | None = None,
     obs_error: ObservationErrors | None = None,
     time_tolerance: TimeTolerance | None = None,
+    withheld: bool = False,
 ) -> list[xr.Dataset]: ...
 def feedback(
     forecast: xr.Dataset,
@@ -61,6 +65,7 @@ def feedback(
     operator: OperatorSettings | None = None,
     obs_error: ObservationErrors | None = None,
     time_tolerance: TimeTolerance | None = None,
+    withheld: bool = False,
 ) -> xr.Dataset | list[xr.Dataset]:
     """Compare forecast and analysis with the observations.
 
@@ -77,6 +82,9 @@ def feedback(
     operator, obs_error, time_tolerance
         As in `assimilate`; when None, those of ``analysis.attrs``. An operator that was a function
         has to be given again.
+    withheld : bool
+        Whether `obs` was kept from `assimilate`, as by `withhold`: values that it could have used
+        are then called withheld.
 
     Returns
     -------
@@ -85,8 +93,12 @@ def feedback(
         For each observed variable ``v``, in the observation's units: ``v`` (the value), ``v_error``
         (standard deviation), ``v_forecast`` and ``v_analysis`` (H of each member), ``v_o_minus_b``
         and ``v_o_minus_a`` (departures from the ensemble means), ``v_status`` (0 is used; the
-        reason else, see its ``flag_meanings``). What follows from values that could not be compared
-        is NaN.
+        reason else, see its ``flag_meanings``), ``v_normalized_o_minus_b`` (over the standard
+        deviation that spread and error let expect) and ``v_rank`` (how many members of the
+        forecast, perturbed by the error, lie below the value). What follows from values that could
+        not be compared is NaN. For each variable ``x`` of the state that the prior's transform
+        keeps within bounds, ``x_at_bound_forecast`` and ``x_at_bound_analysis`` count the values
+        at the lower bound, where analyses are clipped, at times with observations.
 
     Raises
     ------
@@ -107,11 +119,14 @@ def feedback(
         warnings.simplefilter("ignore", NoObservationsWarning)
         plan = match_observations(obs, spec, layouts[0].time_values, options)
     batches = [plan.batch(i) for i in range(plan.n_times)]
+    counters = [BoundCounter(spec, remembered(analysis, "state")) for _ in layouts]
     compared = [
-        _observed(ds, layout, batches)
-        for ds, layout in zip((forecast, analysis), layouts, strict=True)
+        _observed(ds, layout, batches, counter)
+        for ds, layout, counter in zip((forecast, analysis), layouts, counters, strict=True)
     ]
     status = _statuses(plan, batches, compared[0])
+    if withheld:
+        status[status == Status.USED] = Status.WITHHELD
     columns = {
         "error": plan.column((b, b.errors) for b in batches),
         "forecast": plan.column(zip(batches, compared[0], strict=True)),
@@ -120,8 +135,11 @@ def feedback(
     }
     restored = {key: plan.restore(column) for key, column in columns.items()}
     datasets = [obs] if isinstance(obs, xr.Dataset) else list(obs)
+    bounds = bound_variables(*counters)
     results = [
-        _labelled(ds, {key: parts[i] for key, parts in restored.items()}, forecast, layouts[0])
+        with_value_statistics(
+            _labelled(ds, {key: parts[i] for key, parts in restored.items()}, forecast, layouts[0])
+        ).assign(bounds)
         for i, ds in enumerate(datasets)
     ]
     return results[0] if isinstance(obs, xr.Dataset) else results
@@ -142,7 +160,7 @@ def _check_pair(forecast: Layout, analysis: Layout) -> None:
 
 
 def _observed(
-    ds: xr.Dataset, layout: Layout, batches: Sequence[ObservationBatch]
+    ds: xr.Dataset, layout: Layout, batches: Sequence[ObservationBatch], counter: BoundCounter
 ) -> list[np.ndarray]:
     """H of every member at every time, ``(member, n)``, in the observations' units."""
     states = layout.stack(ds)
@@ -157,7 +175,9 @@ def _observed(
             if block is None or not len(batch):
                 out.append(np.zeros((layout.members, 0)))
                 continue
-            x = torch.from_numpy(block[time - start] * layout.factor + layout.offset)
+            physical = block[time - start] * layout.factor + layout.offset
+            counter.add(physical)
+            x = torch.from_numpy(physical)
             with torch.no_grad():
                 y = batch.to_tensors(None, "cpu", torch.float64).observe(x)
             out.append(y.numpy())
@@ -224,7 +244,7 @@ def _labelled(
                 data[f"{name}_{key}"] = ((member, *dims), members, label)
             data[f"{name}_o_minus_{letter}"] = (
                 dims,
-                values - members.mean(axis=0),
+                mean_departure(values, members, da.attrs),
                 {"long_name": f"{long_name} minus the mean of the {key}", **units},
             )
         data[f"{name}_status"] = (

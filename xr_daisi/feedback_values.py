@@ -16,7 +16,14 @@ from xr_daisi.errors import DaisiTypeError, StateError, problem
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Compared", "compared", "compared_names", "period_of", "with_value_statistics"]
+__all__ = [
+    "Compared",
+    "compared",
+    "compared_names",
+    "mean_departure",
+    "period_of",
+    "with_value_statistics",
+]
 
 Floats = NDArray[np.float64]
 Keys = NDArray[np.uint64]
@@ -173,6 +180,27 @@ def period_of(attrs: Mapping[str, Any]) -> float | None:
         return None
     units = str(attrs.get("units", "")).strip().lower()
     return 2.0 * np.pi if units.startswith("rad") else 360.0
+
+
+def mean_departure(values: Floats, members: Floats, attrs: Mapping[str, Any]) -> Floats:
+    """Observations minus the mean of the members; of directions, by the shorter way round.
+
+    Parameters
+    ----------
+    values : array of float
+        Observations.
+    members : array of float, shape (member, ...)
+        H of each member.
+    attrs : mapping
+        Attributes of the observed variable.
+    """
+    period = period_of(attrs)
+    if period is None:
+        return np.asarray(values - members.mean(axis=0))
+    turns = 2j * np.pi / period
+    middle = np.angle(np.exp(turns * (values - members)).mean(axis=0)) / abs(turns)
+    around = _wrapped(values - members - middle, period)
+    return _wrapped(middle + around.mean(axis=0), period)
 
 
 def _wrapped(difference: Any, period: float | None) -> Floats:

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 from xr_daisi._version import __version__
+from xr_daisi.bounds import with_transforms
 from xr_daisi.observation_layout import Status
 from xr_daisi.state import StateSpec, spec_from_dataset
 
@@ -40,8 +41,8 @@ def analysis_attributes(
     """Return the attributes of an analysis.
 
     ``daisi_settings`` holds the keywords that repeat the call, as JSON; functions are named there,
-    not kept. ``daisi_state`` holds the prior's variables and grid, so that `feedback` sees the
-    observations as the analysis did.
+    not kept. ``daisi_state`` holds the prior's variables with their transforms, and its grid, so
+    that `feedback` sees the observations as the analysis did.
 
     Parameters
     ----------
@@ -62,7 +63,9 @@ def analysis_attributes(
     settings = {**engine.settings.to_dict(), **plan.options.to_dict()}
     attrs = _common(forecast, engine, "assimilate", settings)
     attrs["daisi_observations"] = json.dumps(_counts(plan, rejected))
-    attrs["daisi_state"] = json.dumps(_compact(engine.prior.spec))
+    prior = engine.prior
+    state = with_transforms(_compact(prior.spec), prior.spec, prior.normalization.transforms)
+    attrs["daisi_state"] = json.dumps(state)
     return attrs
 
 
