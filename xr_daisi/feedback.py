@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from xr_daisi.blocks import far_from_ensemble
+from xr_daisi.blocks import far_from_ensemble, trajectories
 from xr_daisi.bounds import BoundCounter, bound_variables
 from xr_daisi.errors import (
     DaisiTypeError,
@@ -19,9 +19,12 @@ from xr_daisi.errors import (
     raise_problems,
 )
 from xr_daisi.feedback_values import mean_departure, with_value_statistics
+from xr_daisi.holes import fill_holes, holes_of
 from xr_daisi.labels import remembered, state_of
 from xr_daisi.layout import Layout, layout_of
+from xr_daisi.lazy_blocks import whole_windows
 from xr_daisi.observation_coordinates import find_coordinates
+from xr_daisi.observation_holes import outside_holes
 from xr_daisi.observation_layout import Status
 from xr_daisi.observation_options import ObservationOptions
 from xr_daisi.observations import ObservationBatch, ObservationPlan, match_observations
@@ -118,10 +121,11 @@ def feedback(
         # That nothing overlaps was said by assimilate, and shows in the statuses.
         warnings.simplefilter("ignore", NoObservationsWarning)
         plan = match_observations(obs, spec, layouts[0].time_values, options)
-    batches = [plan.batch(i) for i in range(plan.n_times)]
+    holes = holes_of(np.asarray(layouts[0].stack(forecast)[0, 0]))
+    batches = [outside_holes(plan.window_batch(window), holes) for window in plan.windows]
     counters = [BoundCounter(spec, remembered(analysis, "state")) for _ in layouts]
     compared = [
-        _observed(ds, layout, batches, counter)
+        _observed(ds, layout, plan.windows, batches, counter)
         for ds, layout, counter in zip((forecast, analysis), layouts, counters, strict=True)
     ]
     status = _statuses(plan, batches, compared[0])
@@ -160,28 +164,49 @@ def _check_pair(forecast: Layout, analysis: Layout) -> None:
 
 
 def _observed(
-    ds: xr.Dataset, layout: Layout, batches: Sequence[ObservationBatch], counter: BoundCounter
+    ds: xr.Dataset,
+    layout: Layout,
+    windows: Sequence[tuple[int, ...]],
+    batches: Sequence[ObservationBatch],
+    counter: BoundCounter,
 ) -> list[np.ndarray]:
-    """H of every member at every time, ``(member, n)``, in the observations' units."""
+    """H of every member at the times of each window, ``(member, n)``, in the observations' units."""
     states = layout.stack(ds)
-    out = []
-    ends = np.cumsum(states.chunks[0]) if hasattr(states, "chunks") else [layout.times]
-    for start, stop in zip([0, *ends[:-1]], ends, strict=True):
+    out = [np.zeros((layout.members, 0))] * len(windows)
+    chunks = whole_windows(getattr(states, "chunks", [(layout.times,)])[0], windows)
+    for stop, length in zip(np.cumsum(chunks), chunks, strict=True):
+        start = stop - length
+        needed = [
+            number
+            for number, (window, batch) in enumerate(zip(windows, batches, strict=True))
+            if start <= window[0] < stop and len(batch)
+        ]
+        if not needed:
+            continue
         # One chunk of times at once: a lazy analysis computes it as a whole anyway.
-        needed = any(len(batch) for batch in batches[start:stop])
-        block = np.asarray(states[start:stop]) if needed else None
-        for time in range(start, stop):
-            batch = batches[time]
-            if block is None or not len(batch):
-                out.append(np.zeros((layout.members, 0)))
-                continue
-            physical = block[time - start] * layout.factor + layout.offset
-            counter.add(physical)
-            x = torch.from_numpy(physical)
+        block = np.asarray(states[start:stop])
+        for number in needed:
+            inside = [time - start for time in windows[number]]
+            physical = block[inside] * layout.factor + layout.offset
+            for states_of_time in physical:
+                counter.add(states_of_time)
+            x = torch.from_numpy(trajectories(_filled(physical)))
             with torch.no_grad():
-                y = batch.to_tensors(None, "cpu", torch.float64).observe(x)
-            out.append(y.numpy())
+                y = batches[number].to_tensors(None, "cpu", torch.float64).observe(x)
+            out[number] = y.numpy()
     return out
+
+
+def _filled(states: np.ndarray) -> np.ndarray:
+    """Put means in holes: a function on the grid may look at neighbours of what it is asked for."""
+    holes = holes_of(states[0, 0])
+    if holes is None:
+        return states
+    axes = (0, 1, *range(3, states.ndim))
+    finite = np.isfinite(states)
+    count = np.maximum(finite.sum(axis=axes, keepdims=True), 1)
+    mean = np.where(finite, states, 0.0).sum(axis=axes, keepdims=True) / count
+    return fill_holes(states, holes, mean)
 
 
 def _statuses(

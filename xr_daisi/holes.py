@@ -37,19 +37,20 @@ class MaskedFlow(Flow):
 
     def __init__(self, flow: Flow, keep: Tensor) -> None:
         super().__init__(flow.network, flow.interpolant)
+        self.flow = flow
         self.keep = keep
 
     def velocity(self, x: Tensor, t: float) -> Tensor:
         """Evaluate the network once; see `Flow.velocity`."""
-        return self._masked(super().velocity(self._masked(x), t))
+        return self._masked(self.flow.velocity(self._masked(x), t))
 
     def score_from(self, x: Tensor, t: float, b: Tensor) -> Tensor:
         """Return the score at x from the velocity b there; see `Flow.score_from`."""
-        return self._masked(super().score_from(x, t, b))
+        return self._masked(self.flow.score_from(x, t, b))
 
     def denoise_from(self, x: Tensor, t: float, b: Tensor) -> Tensor:
         """Return ``E[x1 | x_t = x]`` from the velocity b at x; see `Flow.denoise_from`."""
-        return self._masked(super().denoise_from(x, t, b))
+        return self._masked(self.flow.denoise_from(x, t, b))
 
     def _masked(self, x: Tensor) -> Tensor:
         # Not a product: NaN times zero is NaN.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from xr_daisi.blocks import Window, Work
     from xr_daisi.observations import ObservationBatch, ObservationPlan
 
-__all__ = ["run_lazy"]
+__all__ = ["run_lazy", "whole_windows"]
 
 
 def run_lazy(states: Any, plan: ObservationPlan | None, work: Work) -> Any:
@@ -40,7 +40,7 @@ def run_lazy(states: Any, plan: ObservationPlan | None, work: Work) -> Any:
     if isinstance(states, np.ndarray):  # the observations alone are lazy
         states = da.from_array(states, chunks=(1, *states.shape[1:]))
     if plan is not None:
-        states = states.rechunk({0: _whole_windows(states.chunks[0], plan.windows)})
+        states = states.rechunk({0: whole_windows(states.chunks[0], plan.windows)})
     # One task holds the prior: the graph names it, and a worker receives it once. Its own name
     # keeps dask from hashing the weights.
     shared = delayed(work, traverse=False, name=f"daisi-prior-{uuid.uuid4().hex}")
@@ -82,7 +82,7 @@ def run_lazy(states: Any, plan: ObservationPlan | None, work: Work) -> Any:
     return da.concatenate(rows, axis=0)
 
 
-def _whole_windows(chunks: tuple[int, ...], windows: Sequence[Sequence[int]]) -> tuple[int, ...]:
+def whole_windows(chunks: tuple[int, ...], windows: Sequence[Sequence[int]]) -> tuple[int, ...]:
     """Join chunks of times that are analysed together."""
     ends = np.cumsum(chunks)
     chunk_of = np.searchsorted(ends, np.arange(ends[-1]), side="right")

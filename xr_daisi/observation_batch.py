@@ -183,17 +183,15 @@ def joined(batches: Sequence[ObservationBatch], times: Sequence[int]) -> Observa
     ObservationBatch
         Its layout is that of the trajectory, its moments count within it.
     """
-    number = {time: position for position, time in enumerate(times)}
+    number = np.zeros(max(times) + 1, dtype=np.int64)
+    number[list(times)] = np.arange(len(times))
     filled = [batch for batch in batches if len(batch)] or list(batches[:1])
     groups, blocks, start = [], [], 0
     for batch in filled:
         for group in batch.groups:
             moments = group.points.moments
             if moments is not None:
-                here, other = (
-                    np.asarray([number[int(t)] for t in part], dtype=np.int64)
-                    for part in (moments.here, moments.other)
-                )
+                here, other = number[moments.here], number[moments.other]
                 moments = replace(moments, here=here, other=other) if len(times) > 1 else None
             groups.append(replace(group, points=replace(group.points, moments=moments)))
         blocks += [replace(block, places=block.places + start) for block in batch.blocks]
