@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from xr_daisi.errors import StateError
-from xr_daisi.plotting import plot_analysis
+from xr_daisi.plotting import plot_analysis, plot_feedback
 
 Y, X = np.arange(6) * 10.0, np.arange(9) * 10.0
 
@@ -179,3 +179,83 @@ def test_fields_that_cannot_be_drawn() -> None:
         plot_analysis(forecast.expand_dims(time=2), analysis, obs, truth, "t")
     with pytest.raises(StateError, match=r"observations: found variables .*expected y too"):
         plot_analysis(forecast, analysis, obs.drop_vars("y"), truth, "t")
+
+
+def departures(*, withheld: bool = True, **sizes: int) -> xr.Dataset:
+    """Feedback of four stations, one of them outside the grid, one withheld."""
+    sizes = {"time": 5, "station": 4, **sizes}
+    rng = np.random.default_rng(6)
+    dims, shape = tuple(sizes), tuple(sizes.values())
+    values = rng.normal(280.0, 2.0, shape)
+    status = np.zeros(shape, "i1")
+    status[:, 3] = 1
+    status[:, 2] = 2 if withheld else 0
+    units = {"units": "K", "long_name": "temperature"}
+    flags = {"flag_values": np.arange(3, dtype="i1"), "flag_meanings": "used outside withheld"}
+    data: dict[str, Any] = {"t": (dims, values, units), "t_error": (dims, np.ones(shape), units)}
+    for part, letter, scale in (("forecast", "b", 2.0), ("analysis", "a", 0.5)):
+        members = values + scale * rng.standard_normal((6, *shape))
+        members[:, :, 3] = np.nan
+        data[f"t_{part}"] = (("member", *dims), members, units)
+        data[f"t_o_minus_{letter}"] = (dims, values - members.mean(0), units)
+    data["t_status"] = (dims, status, flags)
+    coords = {
+        "latitude": ("station", [51.0, 52.0, 53.0, 53.1], {"units": "degrees_north"}),
+        "longitude": ("station", [359.0, 0.5, 1.0, 1.0], {"units": "degrees_east"}),
+    }
+    return xr.Dataset(data, coords=coords)
+
+
+def test_feedback() -> None:
+    ds = departures()
+    before = ds.copy(deep=True)
+    figure = plot_feedback(ds, "t", title="a test")
+    drawn = panels(figure)
+    xr.testing.assert_identical(ds, before)
+    maps = [drawn["observation − background"], drawn["observation − analysis"]]
+    for axis, letter in zip(maps, "ba", strict=True):
+        crosses, used, withheld = axis.collections
+        mean = ds[f"t_o_minus_{letter}"].mean("time").values
+        order = np.argsort(ds.latitude.values)
+        np.testing.assert_allclose(np.asarray(used.get_array()), mean[order][:2])
+        np.testing.assert_allclose(np.asarray(withheld.get_array()), mean[[2]])
+        np.testing.assert_allclose(crosses.get_offsets(), [[1.0, 53.1]])
+        # around Greenwich, not round the globe
+        np.testing.assert_allclose(used.get_offsets(), [[-1.0, 51.0], [0.5, 52.0]])
+        assert used.get_clim() == withheld.get_clim() == maps[0].collections[1].get_clim()
+        assert used.get_clim()[0] == -used.get_clim()[1]
+    texts = [label.get_text() for label in maps[0].get_xticklabels()]
+    assert {"0°", "1°E"} & set(texts)
+    assert all(text.endswith("°N") for text in (t.get_text() for t in maps[0].get_yticklabels()))
+    histogram = drawn["departures of 15 values"]
+    b, a = ds.t_o_minus_b[:, :3], ds.t_o_minus_a[:, :2]
+    legend = histogram.get_legend()
+    assert legend is not None
+    words = [text.get_text() for text in legend.get_texts()]
+    assert words[0] == (
+        f"observation − background: {float(b.mean()):.2g} ± {float(b.std(ddof=1)):.2g} K"
+    )
+    assert f"{float(a.mean()):.2g} ± {float(a.std(ddof=1)):.2g} K" in words[1]
+    assert words[2].startswith("withheld − analysis")
+    ranks = drawn["rank among the members of the forecast"]
+    heights = [bar.get_height() for bar in ranks.patches[:7]]  # type: ignore[attr-defined]
+    assert sum(heights) == 15
+    assert "temperature: mean departure (K)" in [axis.get_ylabel() for axis in figure.axes]
+    assert figure.get_suptitle() == "a test"
+
+
+def test_feedback_of_less() -> None:
+    ds = departures(withheld=False)
+    once = ds.isel(time=0)
+    labels = [axis.get_ylabel() for axis in plot_feedback(once, "t").axes]
+    assert "temperature: departure (K)" in labels
+    nowhere = panels(plot_feedback(ds.drop_vars(["latitude", "longitude"]), "t"))
+    assert set(nowhere) == {"departures of 15 values", "rank among the members of the forecast"}
+    nothing = ds.assign(t_status=(ds.t_status * 0 + 1).assign_attrs(ds.t_status.attrs))
+    assert "departures of 0 values" in panels(plot_feedback(nothing, "t"))
+    plain = ds.rename(latitude="y", longitude="x")
+    for name in ("y", "x"):
+        plain[name].attrs = {"units": "km"}
+    assert panels(plot_feedback(plain, "t"))["observation − analysis"].get_xlabel() == "x (km)"
+    with pytest.raises(StateError, match="variables t, expected 'u'"):
+        plot_feedback(ds, "u")

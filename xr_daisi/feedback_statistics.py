@@ -77,8 +77,8 @@ def feedback_summary(
         * ``count``; ``o_minus_b_mean``, ``o_minus_b_std``, ``o_minus_b_rms`` and the same of O-A;
         * ``background_spread`` and ``analysis_spread`` at the observations;
         * ``chi_square``: (O-B)^2 over the variance that it should have, the observation error's
-          and, for M members, (M + 1)/M times the background's; 1 is consistent (slightly more for
-          few members);
+          and, for M members, (M + 1)/M times the background's; 1 is consistent, or up to
+          2/(M - 3) more, since the spread of M members is itself uncertain;
         * of used values, ``error_variance``, ``background_variance`` and ``analysis_variance`` in
           observation space as assumed, and ``..._diagnosed`` from departures: both agree where the
           weights of the analysis are optimal;

@@ -1,4 +1,4 @@
-"""Pictures of an analysis: truth, observations, forecast and analysis side by side.
+"""Pictures of an analysis: truth, observations, forecast and analysis side by side; of feedback.
 
 Needs matplotlib: install ``xr_daisi[plot]``.
 """
@@ -11,6 +11,7 @@ import numpy as np
 
 from xr_daisi.dimensions import axis_kind, find_dimensions
 from xr_daisi.errors import StateError, problem
+from xr_daisi.feedback_plots import plot_feedback
 from xr_daisi.units import conversion
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["plot_analysis"]
+__all__ = ["plot_analysis", "plot_feedback"]
 
 
 def plot_analysis(
