@@ -26,17 +26,29 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
-from typing import Protocol
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from xr_daisi.errors import ObservationError, OperatorError, SettingsError, problem
 from xr_daisi.flow import Drift, Flow, Interpolant
+from xr_daisi.guidance_observations import (
+    IndependentErrors,
+    Observations,
+    StructuredObservations,
+)
 from xr_daisi.krylov import KRYLOV_SOLVERS, KrylovSolution
 from xr_daisi.user_warnings import warn_user
 
-__all__ = ["GUIDANCE", "GUIDANCE_SOLVERS", "GuidanceWarning", "GuidedFlow", "Observations"]
+__all__ = [
+    "GUIDANCE",
+    "GUIDANCE_SOLVERS",
+    "GuidanceWarning",
+    "GuidedFlow",
+    "Observations",
+    "StructuredObservations",
+]
 
 GUIDANCE = ("mmps", "dps", "dps-normalized", "dps-exact", "none")
 GUIDANCE_SOLVERS = tuple(KRYLOV_SOLVERS)
@@ -49,24 +61,6 @@ class GuidanceWarning(RuntimeWarning):
     """Guidance was weakened or left out somewhere, because the network's Jacobian misbehaves."""
 
 
-class Observations(Protocol):
-    """Observations of one time, as tensors on the state's device."""
-
-    @property
-    def values(self) -> Tensor:
-        """Observed values, shape ``(n,)``, in the observations' own units."""
-        ...
-
-    @property
-    def error_std(self) -> Tensor:
-        """Standard deviation of each value's error, shape ``(n,)``, in the same units."""
-        ...
-
-    def observe(self, x: Tensor, /) -> Tensor:
-        """Apply H: normalised states ``(batch, channel, *space)`` to ``(batch, n)``."""
-        ...
-
-
 class GuidedFlow:
     """A flow guided by observations; a sampler takes it where it takes a flow.
 
@@ -77,7 +71,7 @@ class GuidedFlow:
     ----------
     flow : Flow
         The prior.
-    observations : Observations
+    observations : Observations or StructuredObservations
         Values, errors and the operator H, differentiable by torch.
     guidance : {"mmps", "dps", "dps-normalized", "dps-exact", "none"}
         ``"dps"`` and ``"dps-normalized"`` are the published forms, without 1 / beta;
@@ -225,10 +219,10 @@ class GuidedFlow:
             )
         # Residuals and Krylov vectors have single precision at least; the network may have less.
         work = torch.promote_types(state.dtype, torch.float32)
-        residual = values.to(work) - observed.detach().to(work)
+        errors = self._structure(work)
+        residual = errors.residual(observed.detach().to(work))
         unusable = ~torch.isfinite(residual)
         residual = torch.where(unusable, 0.0, residual)
-        error_std = self.observations.error_std.to(work)
 
         def backward(cotangent: Tensor) -> Tensor:
             """``J^T H'^T v`` for v of shape (batch, n): one backward through H and the network."""
@@ -240,9 +234,7 @@ class GuidedFlow:
         if self.guidance == "mmps":
             alpha, beta = self.interpolant.alpha(t), self.interpolant.beta(t)
             scale = alpha**2 / beta
-            solved = self._solve(
-                backward, denoised.detach(), residual / error_std, error_std, scale
-            )
+            solved = self._solve(backward, denoised.detach(), residual, errors, scale)
             term = solved.image.reshape(state.shape)
             bad = solved.broken
         else:
@@ -250,7 +242,7 @@ class GuidedFlow:
                 norm = residual.norm(dim=1, keepdim=True)
                 weighted = residual / torch.where(norm > 0.0, norm, 1.0)
             else:
-                weighted = residual / error_std**2
+                weighted = errors.whiten_transpose(errors.whiten(residual))
             term = backward(weighted)
             bad = torch.zeros(len(state), dtype=torch.bool, device=state.device)
         finite = torch.isfinite(term).reshape(len(term), -1).all(dim=1)
@@ -264,24 +256,29 @@ class GuidedFlow:
         self,
         backward: Callable[[Tensor], Tensor],
         denoised: Tensor,
-        rhs: Tensor,
-        error_std: Tensor,
+        residual: Tensor,
+        errors: StructuredObservations | IndependentErrors,
         scale: float,
     ) -> KrylovSolution:
         """Solve ``(R + H' V H'^T) u = r`` in units of the errors and return ``J^T H'^T u``.
 
-        Divided by the errors on both sides the matrix is ``1 + S H' V H'^T S``, S = R^-1/2: units
-        and differing errors no longer matter to the solver, and ``u = S p`` for its solution p.
+        Whitened on both sides the matrix is ``1 + W H' V H'^T W'``, W' W = R^-1: units, differing
+        and correlated errors no longer matter to the solver, and ``u = W' p`` for its solution p.
         """
         push = self._jacobian_of_h(denoised)
 
         def product(p: Tensor) -> tuple[Tensor, Tensor]:
-            gradient = backward(p / error_std)
+            gradient = backward(errors.whiten_transpose(p))
             pushed = push(gradient.detach()).to(p.dtype)
-            return p + scale * pushed / error_std, gradient.reshape(len(p), -1).to(p.dtype)
+            return p + scale * errors.whiten(pushed), gradient.reshape(len(p), -1).to(p.dtype)
 
         solve = KRYLOV_SOLVERS[self.solver]
-        return solve(product, rhs, min(self.iterations, rhs.shape[1]))
+        return solve(product, errors.whiten(residual), min(self.iterations, residual.shape[1]))
+
+    def _structure(self, dtype: torch.dtype) -> StructuredObservations | IndependentErrors:
+        if hasattr(self.observations, "whiten"):
+            return cast("StructuredObservations", self.observations)
+        return IndependentErrors(self.observations, dtype)
 
     def _jacobian_of_h(self, denoised: Tensor) -> Callable[[Tensor], Tensor]:
         """Return ``g -> H' g``: (batch, channel, *space) to (batch, n), without the network.
