@@ -25,6 +25,7 @@ from xr_daisi.feedback_table import summary_table
 from xr_daisi.files import read_observations
 from xr_daisi.guidance import GuidanceWarning
 from xr_daisi.latent import invert, sample
+from xr_daisi.operators import on_grid
 from xr_daisi.options import set_options
 from xr_daisi.priors import FlowPrior
 from xr_daisi.registry import load_prior, register_prior, registered_priors
@@ -51,6 +52,7 @@ __all__ = [
     "feedback_summary",
     "invert",
     "load_prior",
+    "on_grid",
     "read_observations",
     "register_prior",
     "registered_priors",

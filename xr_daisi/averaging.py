@@ -59,8 +59,8 @@ def averaged(
         Of those whose errors are correlated.
     """
     count, group, weight = len(averaging), averaging.group, averaging.weight
-    means: Floats = np.bincount(group, weight * values, minlength=count).astype(np.float64)
-    variance: Floats = np.bincount(group, (weight * errors) ** 2, minlength=count)
+    means = np.bincount(group, weight * values, minlength=count).astype(np.float64)
+    variance = np.bincount(group, (weight * errors) ** 2, minlength=count).astype(np.float64)
     linked: list[CovarianceBlock] = []
     for clustered in _clusters(count, [block for block in blocks if block.places.size > 1], group):
         of_cluster = np.unique(np.concatenate([group[block.places] for block in clustered]))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from xr_daisi.block_checks import check_block, forecast_holes
+from xr_daisi.circular import next_to, periods_of
 from xr_daisi.engine import FAR
 from xr_daisi.errors import NoObservationsWarning, problem
 from xr_daisi.holes import fill_holes, holes_of
@@ -257,6 +258,7 @@ def far_from_ensemble(
     ndarray of bool
         Shape ``(n,)``.
     """
+    members = next_to(observations.values, members, periods_of(observations.groups))
     spread = members.var(axis=0, ddof=1) if members.shape[0] > 1 else 0.0
     departure = np.abs(observations.values - members.mean(axis=0))
     far: np.ndarray = departure > limit * np.sqrt(spread + observations.errors**2)

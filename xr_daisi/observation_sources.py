@@ -26,7 +26,6 @@ from xr_daisi.observation_options import ObservationOptions, OperatorSettings
 from xr_daisi.observation_quality import companions, verdicts_of
 from xr_daisi.observation_times import ForecastTimes
 from xr_daisi.operators import Operator, match_variable, resolve_operator
-from xr_daisi.units import conversion
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -345,10 +344,8 @@ def _source(
 ) -> Source:
     variable = ds.variables[name]
     units = variable.attrs.get("units")
-    if operator.function is None:
-        state_units = spec.variable(operator.variables[0]).units
-        change = conversion(state_units, units, variable=subject)
-        operator = replace(operator, conversion=change)
+    state_units = spec.variable(operator.variables[0]).units if operator.variables else None
+    operator = operator.converted(units, state_units, subject)
     structure = error_structure(ds, name, options, subject)
     errors = errors_of(ds, name, operator, options, structure, subject)
     verdicts = verdicts_of(ds, name, options, subject)

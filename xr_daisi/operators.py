@@ -8,14 +8,21 @@ function of state variables at its place, in physical units, and in the function
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from xr_daisi.errors import OperatorError, problem
 from xr_daisi.interpolation import Gather, LevelKey, Points
-from xr_daisi.units import IDENTITY, Conversion
+from xr_daisi.named_operators import (
+    NAMED_OPERATORS,
+    PRESSURE,
+    PRESSURE_VARIABLES,
+    NamedOperator,
+    parse_operator,
+)
+from xr_daisi.units import IDENTITY, Conversion, conversion, is_pressure
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,86 +31,105 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NAMED_OPERATORS",
+    "GridFunction",
     "Group",
-    "NamedOperator",
     "Operator",
     "PointFunction",
     "StateLayout",
     "match_variable",
+    "on_grid",
     "resolve_operator",
 ]
 
 PointFunction = Callable[[Mapping[str, "Tensor"]], "Tensor"]
 
-# Below it the logarithm continues as a constant: a guided state may pass through zero.
-SMALLEST_ARGUMENT = 1e-12
+
+@dataclass(frozen=True)
+class _Applied:
+    """A named operator as a function of all state variables; unlike a lambda it can be pickled.
+
+    Arguments are converted to the units that the function takes; of `PRESSURE` without a variable
+    the pressure at the observation's level is taken.
+    """
+
+    function: Callable[..., Tensor]
+    variables: tuple[str | None, ...]
+    conversions: tuple[Conversion, ...] = ()
+    numbers: tuple[float, ...] = ()
+    on_levels: str = ""
+
+    def __call__(self, state: Mapping[str, Tensor]) -> Tensor:
+        arguments = []
+        for number, name in enumerate(self.variables):
+            value = level_of(state, self.on_levels) if name is None else state[name]
+            change = self.conversions[number] if self.conversions else IDENTITY
+            arguments.append(value if change.is_identity else change.apply(value))
+        return self.function(*arguments, *self.numbers)
+
+
+def level_of(state: Mapping[str, Tensor], variable: str) -> Tensor:
+    """Vertical coordinate of the observations, in the units of a variable's levels, shape (n,)."""
+    levels: Tensor = state.levels(variable)  # type: ignore[attr-defined]
+    return levels
 
 
 @dataclass(frozen=True)
-class NamedOperator:
-    """An operator known by name.
+class GridFunction:
+    """A function of whole fields, whose result is interpolated to the observations.
 
     Parameters
     ----------
     function : callable
-        Takes one tensor per argument, in the state's physical units.
-    standard_names : tuple of str, optional
-        Standard names of its arguments; empty for an operator on the observed variable itself.
-    names : tuple of tuple of str, optional
-        Names of variables that serve as arguments where the standard names do not decide.
+        Takes ``{state variable: tensor (batch, [level,] *space)}`` in physical units, and returns
+        a tensor ``(batch, [level,] *space)``.
+    units : str, optional
+        Of the result, for conversion to the observation's.
     """
 
-    function: Callable[..., Tensor]
-    standard_names: tuple[str, ...] = ()
-    names: tuple[tuple[str, ...], ...] = ()
+    function: PointFunction
+    units: str | None = None
 
-
-def _identity(x: Tensor) -> Tensor:
-    return x
-
-
-def _log(x: Tensor) -> Tensor:
-    return x.clamp_min(SMALLEST_ARGUMENT).log()
-
-
-def _arctan(x: Tensor) -> Tensor:
-    return x.atan()
-
-
-def _square(x: Tensor) -> Tensor:
-    return x * x
-
-
-def _abs(x: Tensor) -> Tensor:
-    return x.abs()
-
-
-def _speed(u: Tensor, v: Tensor) -> Tensor:
-    # The root of zero has no derivative; a micrometre per second is none either.
-    return (u * u + v * v + 1e-12).sqrt()
-
-
-NAMED_OPERATORS: dict[str, NamedOperator] = {
-    "identity": NamedOperator(_identity),
-    "log": NamedOperator(_log),
-    "arctan": NamedOperator(_arctan),
-    "square": NamedOperator(_square),
-    "abs": NamedOperator(_abs),
-    "wind_speed": NamedOperator(
-        _speed, ("eastward_wind", "northward_wind"), (("u", "v"), ("u10", "v10"))
-    ),
-}
-
-
-@dataclass(frozen=True)
-class _Applied:
-    """A named operator as a function of all state variables; unlike a lambda it can be pickled."""
-
-    function: Callable[..., Tensor]
-    variables: tuple[str, ...]
+    @property
+    def __name__(self) -> str:
+        return getattr(self.function, "__name__", type(self.function).__name__)
 
     def __call__(self, state: Mapping[str, Tensor]) -> Tensor:
-        return self.function(*(state[name] for name in self.variables))
+        """Apply the function."""
+        return self.function(state)
+
+
+def on_grid(function: PointFunction, units: str | None = None) -> GridFunction:
+    """Make an observation operator of a function of whole fields, such as a vorticity.
+
+    Parameters
+    ----------
+    function : callable
+        Takes ``{state variable: tensor}`` in physical units, each ``(batch, *space)``, or ``(batch,
+        level, *space)`` for a variable with levels; returns a tensor ``(batch, *space)`` or
+        ``(batch, level, *space)``, which is interpolated to the observations. It must be
+        differentiable by torch. Holes of the domain hold means.
+    units : str, optional
+        Units of the result; it is converted to those of the observations.
+
+    Returns
+    -------
+    GridFunction
+        For the keyword `operator` of `assimilate`.
+
+    Raises
+    ------
+    OperatorError
+        For what is no function.
+
+    Examples
+    --------
+    >>> import xr_daisi
+    >>> operator = {"gradient": xr_daisi.on_grid(lambda s: s["t"] - s["t"].roll(1, dims=-1))}
+    """
+    if not callable(function):
+        found = f"an object of type {type(function).__name__}"
+        raise OperatorError(problem("on_grid", found, "a function of {state variable: tensor}"))
+    return GridFunction(function, units)
 
 
 @dataclass(frozen=True)
@@ -121,7 +147,11 @@ class Operator:
     function : callable, optional
         None for interpolation of the one state variable.
     conversion : Conversion, optional
-        From the state's units to the observation's, for interpolation.
+        To the observation's units: from the state's for interpolation, else from `units`.
+    units : str, optional
+        Of the result of a function; None where it is taken to be in the observation's.
+    period : float, optional
+        Values that differ by it are the same; in `units`.
     """
 
     observed: str
@@ -129,6 +159,32 @@ class Operator:
     variables: tuple[str, ...]
     function: PointFunction | None = None
     conversion: Conversion = IDENTITY
+    units: str | None = None
+    period: float | None = None
+
+    def converted(self, units: str | None, state_units: str | None, subject: str) -> Operator:
+        """Return the operator with results in the observation's units.
+
+        Parameters
+        ----------
+        units : str or None
+            Of the observation.
+        state_units : str or None
+            Of the one state variable, for interpolation.
+        subject : str
+            Name for messages.
+
+        Raises
+        ------
+        UnitsError
+            Where they do not convert.
+        """
+        own = state_units if self.function is None else self.units
+        if own is None:
+            return self
+        change = conversion(own, units, variable=subject)
+        period = None if self.period is None else self.period * abs(change.factor)
+        return replace(self, conversion=change, period=period)
 
 
 def match_variable(observed: str, standard_name: str | None, spec: StateSpec) -> str | None:
@@ -189,25 +245,60 @@ def resolve_operator(
     OperatorError
         Where the name is unknown or the state lacks what the operator needs.
     """
-    if not isinstance(given, str):
-        if not callable(given):
-            found = f"an operator of type {type(given).__name__}"
-            expected = f"a function or one of {sorted(NAMED_OPERATORS)}"
-            raise OperatorError(problem(observed, found, expected))
-        name = getattr(given, "__name__", type(given).__name__)
-        return Operator(observed, name, (), given)
-    if given not in NAMED_OPERATORS:
-        expected = f"one of {sorted(NAMED_OPERATORS)}"
-        remedy = "or pass a function of {state variable: tensor}"
-        raise OperatorError(problem(observed, f"the operator {given!r}", expected, remedy))
-    named = NAMED_OPERATORS[given]
-    if named.standard_names:
-        variables = _arguments(given, named, observed, spec)
-    else:
-        variables = (_only_variable(given, observed, standard_name, spec),)
-    if given == "identity":
-        return Operator(observed, given, variables)
-    return Operator(observed, given, variables, _Applied(named.function, variables))
+    if isinstance(given, str):
+        name, numbers = parse_operator(given, observed)
+        return _named(name, numbers, observed, standard_name, spec)
+    if not callable(given):
+        found = f"an operator of type {type(given).__name__}"
+        expected = f"a function or one of {sorted(NAMED_OPERATORS)}"
+        raise OperatorError(problem(observed, found, expected))
+    name = getattr(given, "__name__", type(given).__name__)
+    units = given.units if isinstance(given, GridFunction) else None
+    return Operator(observed, name, (), given, units=units)
+
+
+def _named(
+    name: str,
+    numbers: tuple[float, ...],
+    observed: str,
+    standard_name: str | None,
+    spec: StateSpec,
+) -> Operator:
+    alternatives = NAMED_OPERATORS[name]
+    if not alternatives[0].arguments:
+        only = _only_variable(name, observed, standard_name, spec)
+        if name == "identity":
+            return Operator(observed, name, (only,))
+        applied = _Applied(alternatives[0].function, (only,), numbers=numbers)
+        return Operator(observed, name, (only,), applied, units=alternatives[0].units)
+    for named in alternatives:
+        variables = _arguments(named, spec)
+        if variables is None:
+            continue
+        present = tuple(v for v in variables if v is not None)
+        levelled = next((v for v in present if spec.variable(v).level_dim is not None), "")
+        changes = tuple(
+            conversion(_units_of(v, levelled, spec), argument.units, variable=observed)
+            for v, argument in zip(variables, named.arguments, strict=True)
+        )
+        applied = _Applied(named.function, variables, changes, on_levels=levelled)
+        return Operator(observed, name, present, applied, units=named.units, period=named.period)
+    found = f"the operator {name!r} and state variables {sorted(spec.names)}"
+    expected = "; or ".join(
+        f"standard names {[a.standard_name for a in named.arguments]}, each once, "
+        f"or names {named.names[0]}"
+        for named in alternatives
+    )
+    remedy = (
+        f"set the standard names of the prior's variables, or operator={{{observed!r}: function}}"
+    )
+    raise OperatorError(problem(observed, found, expected, remedy))
+
+
+def _units_of(variable: str | None, levelled: str, spec: StateSpec) -> str | None:
+    return (
+        spec.variable(levelled).level_units if variable is None else spec.variable(variable).units
+    )
 
 
 def _only_variable(given: str, observed: str, standard_name: str | None, spec: StateSpec) -> str:
@@ -222,23 +313,38 @@ def _only_variable(given: str, observed: str, standard_name: str | None, spec: S
     return matched
 
 
-def _arguments(given: str, named: NamedOperator, observed: str, spec: StateSpec) -> tuple[str, ...]:
+def _arguments(named: NamedOperator, spec: StateSpec) -> tuple[str | None, ...] | None:
+    """State variables that serve as arguments, None for the pressure of levels; None without."""
+    wanted = [a.standard_name for a in named.arguments if a.standard_name != PRESSURE]
     by_standard_name = [
-        [v.name for v in spec.variables if v.standard_name == wanted]
-        for wanted in named.standard_names
+        [v.name for v in spec.variables if v.standard_name == standard_name]
+        for standard_name in wanted
     ]
     if all(len(found) == 1 for found in by_standard_name):
-        return tuple(found[0] for found in by_standard_name)
-    present = set(spec.names)
-    by_name = [names for names in named.names if present.issuperset(names)]
-    if len(by_name) == 1:
-        return by_name[0]
-    found = f"the operator {given!r} and state variables {sorted(present)}"
-    expected = f"standard names {list(named.standard_names)}, each once, or names {named.names[0]}"
-    remedy = (
-        f"set the standard names of the prior's variables, or operator={{{observed!r}: function}}"
-    )
-    raise OperatorError(problem(observed, found, expected, remedy))
+        chosen = tuple(found[0] for found in by_standard_name)
+    else:
+        by_name = [names for names in named.names if set(spec.names).issuperset(names)]
+        if len(by_name) != 1:
+            return None
+        chosen = by_name[0]
+    if len(wanted) == len(named.arguments):
+        return chosen
+    pressure = _pressure(chosen, spec)
+    return None if pressure is False else (*chosen, pressure)
+
+
+def _pressure(chosen: tuple[str, ...], spec: StateSpec) -> str | Literal[False] | None:
+    """Variable that holds the pressure; None for that of levels, False where there is none."""
+    for variable in (spec.variable(name) for name in chosen):
+        if variable.level_dim is not None:
+            on_pressure = variable.level_units and is_pressure(variable.level_units)
+            if on_pressure:
+                return None
+    for standard_name, names in PRESSURE_VARIABLES.items():
+        for variable in spec.variables:
+            if variable.standard_name == standard_name or variable.name in names:
+                return variable.name
+    return False
 
 
 @dataclass(frozen=True)
@@ -258,6 +364,12 @@ class StateLayout:
     variables: dict[str, tuple[int, LevelKey | None]]
     channels: int
     space_shape: tuple[int, ...]
+
+    @property
+    def state_channels(self) -> int:
+        """Channels of one state; of a trajectory `channels` is a multiple of it."""
+        ends = (first + len(levels or (0,)) for first, levels in self.variables.values())
+        return max(ends, default=0)
 
     @classmethod
     def of(cls, spec: StateSpec) -> StateLayout:

@@ -16,7 +16,7 @@ import numpy as np
 
 from xr_daisi.errors import SettingsError, UnitsError, problem
 
-__all__ = ["IDENTITY", "Conversion", "conversion", "known_units", "length_in"]
+__all__ = ["IDENTITY", "Conversion", "conversion", "is_pressure", "known_units", "length_in"]
 
 # Spellings found in files (GRIB decoders, buoys, gauges) that pint reads as something else or not
 # at all; keys in lower case. "mb" is a millibarn to pint, never so to a meteorologist.
@@ -76,6 +76,10 @@ class Conversion:
         """Whether nothing changes."""
         return self.factor == 1.0 and self.offset == 0.0
 
+    def apply(self, values: Any) -> Any:
+        """Convert an array or tensor."""
+        return self.factor * values + self.offset
+
 
 IDENTITY = Conversion()
 
@@ -125,6 +129,20 @@ def conversion(
         raise UnitsError(
             problem(variable, f"units {target!r} ({reason})", f"units like {source!r}", remedy)
         ) from None
+
+
+def is_pressure(units: str | None) -> bool:
+    """Whether a unit is one of pressure; not so where there is none.
+
+    Examples
+    --------
+    >>> is_pressure("hPa"), is_pressure("m"), is_pressure(None)
+    (True, False, False)
+    """
+    try:
+        return _clean(units) is not None and conversion(units, "Pa").factor > 0
+    except UnitsError:
+        return False
 
 
 def length_in(text: str, target: str | None, name: str) -> float:
