@@ -147,18 +147,19 @@ def stacked(levels: Any = (1000.0, 850.0, 500.0)) -> StateSpec:
 
 
 @pytest.mark.parametrize("levels", [(1000.0, 850.0, 500.0), (500.0, 850.0, 1000.0)])
-def test_stacked_levels_are_linear_in_the_vertical(levels: tuple[float, ...]) -> None:
+def test_pressure_levels_are_linear_in_the_logarithm(levels: tuple[float, ...]) -> None:
     spec = stacked(levels)
     lat, lon = spec.coords["latitude"], spec.coords["longitude"]
     field = bilinear(lat[:, None], lon[None, :])
-    state = np.stack([*(field + 0.1 * level for level in levels), 1e5 + field])
+    state = np.stack([*(field + 9 * np.log(level) for level in levels), 1e5 + field])
     y, x = scattered()
     level = np.random.default_rng(1).uniform(500, 1000, y.size)
+    expected = bilinear(y, x) + 9 * np.log(level)
     obs = points(np.zeros(y.size), "t", lat=y, lon=x, level=level)
-    np.testing.assert_allclose(observed(obs, spec, state), bilinear(y, x) + 0.1 * level, atol=1e-10)
+    np.testing.assert_allclose(observed(obs, spec, state), expected, atol=1e-10)
     obs = points(np.zeros(y.size), "t", lat=y, lon=x, plev=100 * level)
     obs.plev.attrs["units"] = "Pa"
-    np.testing.assert_allclose(observed(obs, spec, state), bilinear(y, x) + 0.1 * level, atol=1e-10)
+    np.testing.assert_allclose(observed(obs, spec, state), expected, atol=1e-10)
     obs = points(np.zeros(y.size), "sp", lat=y, lon=x)
     np.testing.assert_allclose(observed(obs, spec, state), 1e5 + bilinear(y, x), atol=1e-9)
 
@@ -376,9 +377,9 @@ def test_a_function_that_asks_for_levels_needs_a_level() -> None:
     with pytest.raises(OperatorError, match="no vertical coordinate, while 't' has 3 levels"):
         observed(obs, spec, state, operator={"x": lambda s: s["t"]})
     placed = obs.assign_coords(level=700.0)
-    state[:3] = np.array([1000.0, 850.0, 500.0])[:, None, None]
+    state[:3] = np.log([1000.0, 850.0, 500.0])[:, None, None]
     found = observed(placed, spec, state, operator={"x": lambda s: s["t"]})
-    np.testing.assert_allclose(found, 700.0)
+    np.testing.assert_allclose(found, np.log(700.0))
 
 
 def test_a_function_without_forward_mode_raises_torch_own_error_later() -> None:

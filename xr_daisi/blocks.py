@@ -17,8 +17,8 @@ from xr_daisi.engine import FAR
 from xr_daisi.errors import NoObservationsWarning, problem
 from xr_daisi.holes import fill_holes, holes_of
 from xr_daisi.observation_holes import outside_holes
-from xr_daisi.observation_layout import Status
 from xr_daisi.observation_options import ObservationOptions
+from xr_daisi.observation_status import Status
 from xr_daisi.progress import progress_bar
 from xr_daisi.trajectories import TrajectoryEngine
 from xr_daisi.user_warnings import warn_user

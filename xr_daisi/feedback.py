@@ -25,8 +25,8 @@ from xr_daisi.layout import Layout, layout_of
 from xr_daisi.lazy_blocks import whole_windows
 from xr_daisi.observation_coordinates import find_coordinates
 from xr_daisi.observation_holes import outside_holes
-from xr_daisi.observation_layout import Status
 from xr_daisi.observation_options import ObservationOptions
+from xr_daisi.observation_status import Status
 from xr_daisi.observations import ObservationBatch, ObservationPlan, match_observations
 
 if TYPE_CHECKING:

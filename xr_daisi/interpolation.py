@@ -6,14 +6,13 @@ module finds the nodes; `xr_daisi.operators` applies them to tensors.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Axis", "Gather", "Located", "Moments", "Points", "locate_nodes", "locate_points"]
+__all__ = ["Axis", "Gather", "Located", "Moments", "Points", "locate_nodes"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -179,12 +178,15 @@ class Points:
         Level numbers and weights for state variables that have these levels.
     moments : Moments, optional
         States of a trajectory that the observations lie between.
+    across : array of bool, shape (k, n), optional
+        Nodes on the other side of a pole, where components of vectors have the other sign.
     """
 
     index: Ints
     weight: Floats
     vertical: Mapping[LevelKey, tuple[Ints, Floats]] = field(default_factory=dict)
     moments: Moments | None = None
+    across: Bools | None = None
 
     def __len__(self) -> int:
         return int(self.index.shape[1])
@@ -213,9 +215,17 @@ class Points:
             weight=self.weight[:, places],
             vertical=vertical,
             moments=moments,
+            across=None if self.across is None else self.across[:, places],
         )
 
-    def gather(self, first_channel: int, levels: LevelKey | None, space_size: int) -> Gather:
+    def gather(
+        self,
+        first_channel: int,
+        levels: LevelKey | None,
+        space_size: int,
+        *,
+        vector: bool = False,
+    ) -> Gather:
         """Nodes of one state variable in the state flattened over channel and space.
 
         Parameters
@@ -226,6 +236,8 @@ class Points:
             Its levels; None for a variable without.
         space_size : int
             Number of points of the grid.
+        vector : bool
+            Whether the variable is a component of a horizontal vector.
 
         Returns
         -------
@@ -239,7 +251,11 @@ class Points:
         """
         if levels is not None and levels not in self.vertical and len(levels) > 1:
             raise KeyError(levels)
-        one = self._in_state(first_channel, levels, space_size)
+        if vector and self.across is not None:
+            turned = replace(self, weight=np.where(self.across, -self.weight, self.weight))
+            one = turned._in_state(first_channel, levels, space_size)
+        else:
+            one = self._in_state(first_channel, levels, space_size)
         return one if self.moments is None else self.moments.gather(one, space_size)
 
     def _in_state(self, first_channel: int, levels: LevelKey | None, space_size: int) -> Gather:
@@ -250,32 +266,6 @@ class Points:
         index = (channel[:, None, :] + self.index[None]).reshape(-1, len(self))
         weight = (share[:, None, :] * self.weight[None]).reshape(-1, len(self))
         return Gather(*_without_empty_rows(index, weight))
-
-
-def locate_points(axes: Sequence[Axis], positions: Sequence[Floats]) -> tuple[Ints, Floats, Bools]:
-    """Nodes and weights of linear (bilinear) interpolation to points.
-
-    Parameters
-    ----------
-    axes : sequence of Axis
-        The axes of space, in order.
-    positions : sequence of array of float, shape (n,)
-        Coordinate of each point along each axis.
-
-    Returns
-    -------
-    index, weight : array, shape (k, n)
-        Nodes in the flattened space and their weights, ``k <= 2 ** len(axes)``.
-    inside : array of bool, shape (n,)
-        Whether the point lies within the grid.
-    """
-    located = [axis.locate(x) for axis, x in zip(axes, positions, strict=True)]
-    inside = np.logical_and.reduce([part.inside for part in located])
-    corners = itertools.product((False, True), repeat=len(axes))
-    rows = [_corner(axes, located, corner) for corner in corners]
-    index, weight = (np.stack(column) for column in zip(*rows, strict=True))
-    index, weight = _without_empty_rows(index, weight)
-    return index, weight, inside
 
 
 def locate_nodes(axes: Sequence[Axis], nodes: Sequence[Ints]) -> Ints:
@@ -297,19 +287,6 @@ def locate_nodes(axes: Sequence[Axis], nodes: Sequence[Ints]) -> Ints:
     for axis, along in zip(axes, nodes, strict=True):
         index = index * axis.nodes.size + along
     return index
-
-
-def _corner(
-    axes: Sequence[Axis], located: Sequence[Located], upper: Sequence[bool]
-) -> tuple[Ints, Floats]:
-    """Flattened index and weight of one corner of the cell around each point."""
-    index = locate_nodes(
-        axes, [part.upper if up else part.lower for part, up in zip(located, upper, strict=True)]
-    )
-    weight = np.ones(located[0].fraction.shape)
-    for part, up in zip(located, upper, strict=True):
-        weight = weight * (part.fraction if up else 1.0 - part.fraction)
-    return index, weight
 
 
 def _without_empty_rows(index: Ints, weight: Floats) -> tuple[Ints, Floats]:

@@ -13,7 +13,7 @@ import torch
 
 from xr_daisi._version import __version__
 from xr_daisi.bounds import with_transforms
-from xr_daisi.observation_layout import Status
+from xr_daisi.observation_status import Status
 from xr_daisi.state import StateSpec, spec_from_dataset
 
 if TYPE_CHECKING:

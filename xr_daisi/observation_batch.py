@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xr_daisi.interpolation import Ints
-from xr_daisi.observation_layout import Status
+from xr_daisi.observation_status import Status
 from xr_daisi.operators import Group, StateLayout
 from xr_daisi.tensor_operators import TensorObservations
 

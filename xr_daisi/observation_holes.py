@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xr_daisi.observation_layout import Status
+from xr_daisi.observation_status import Status
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,14 +7,16 @@ place has its nodes and weights on the state's grid, or a reason why it has none
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xr_daisi.errors import ObservationError, StateError, problem, raise_problems
-from xr_daisi.interpolation import Axis, Floats, Ints, LevelKey, Points, locate_nodes, locate_points
+from xr_daisi.errors import ObservationError, problem, raise_problems
+from xr_daisi.footprints import NODE_DIM
+from xr_daisi.interpolation import Floats, Ints, Points
+from xr_daisi.observation_places import Geometry, horizontal_positions, locate, spread_over
+from xr_daisi.observation_status import Status
 from xr_daisi.observation_times import ForecastTimes, TimeMatch, duplicate_time
 
 if TYPE_CHECKING:
@@ -23,51 +25,7 @@ if TYPE_CHECKING:
     from xr_daisi.observation_coordinates import Coordinates, Position
     from xr_daisi.state import StateSpec
 
-__all__ = ["Layout", "Status", "build_layout"]
-
-
-class Status(IntEnum):
-    """What became of an observed value."""
-
-    USED = 0
-    MISSING = 1
-    NO_POSITION = 2
-    OUTSIDE_GRID = 3
-    OUTSIDE_LEVELS = 4
-    NO_TIME = 5
-    OUTSIDE_TIME = 6
-    UNCHECKED = 7
-    FAR = 8
-    BAD_QUALITY = 9
-    LEFT_OUT = 10
-    OUT_OF_BOUNDS = 11
-    DUPLICATE = 12
-    HOLE = 13
-    WITHHELD = 14
-
-    @property
-    def reason(self) -> str:
-        """Say it in words."""
-        return REASONS[self]
-
-
-REASONS = {
-    Status.USED: "used",
-    Status.MISSING: "missing value",
-    Status.NO_POSITION: "missing coordinate",
-    Status.OUTSIDE_GRID: "outside the grid",
-    Status.OUTSIDE_LEVELS: "outside the vertical range",
-    Status.NO_TIME: "missing time",
-    Status.OUTSIDE_TIME: "too far from any forecast time",
-    Status.UNCHECKED: "in place and time, value not read yet",
-    Status.FAR: "too far from the forecast",
-    Status.BAD_QUALITY: "quality flag",
-    Status.LEFT_OUT: "left out by the user",
-    Status.OUT_OF_BOUNDS: "outside its valid range",
-    Status.DUPLICATE: "duplicate",
-    Status.HOLE: "in a hole of the state's domain",
-    Status.WITHHELD: "withheld",
-}
+__all__ = ["Geometry", "Layout", "Status", "build_layout"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,6 +136,7 @@ def build_layout(
     spec: StateSpec,
     times: ForecastTimes,
     subject: str,
+    geometry: Geometry | None = None,
 ) -> Layout:
     """Locate the values of variables with given dimensions.
 
@@ -197,6 +156,8 @@ def build_layout(
         The forecast's times.
     subject : str
         Name for messages.
+    geometry : Geometry, optional
+        What a value is compared with at its place; bilinear interpolation by default.
 
     Returns
     -------
@@ -206,8 +167,8 @@ def build_layout(
     Raises
     ------
     ObservationError
-        Where dimensions have no coordinates that say where and when values lie, times are double,
-        or a field is not on the state's grid.
+        Where dimensions have no coordinates that say where and when values lie, or times are
+        double.
     """
     vertical = {d: found.vertical[d] for d in level_dims if d in found.vertical}
     positions = [*found.horizontal, *vertical.values()]
@@ -231,11 +192,11 @@ def build_layout(
         when = _without_time(times, subject)
     else:
         moments = (
-            _spread(time.values, time.dims, place_dims, shape) if along_places else time.values
+            spread_over(time.values, time.dims, place_dims, shape) if along_places else time.values
         )
         when = times.match(np.atleast_1d(moments), f"{subject}, {time.name}")
 
-    points, status = _locate(found, vertical, place_dims, shape, spec, subject)
+    points, status = locate(found, vertical, place_dims, shape, spec, geometry or Geometry())
     return Layout(
         dims,
         tuple(sizes[d] for d in dims),
@@ -249,7 +210,7 @@ def build_layout(
         when.instants,
         when.other,
         when.fraction,
-        tuple(_spread(p.values, p.dims, place_dims, shape) for p in found.horizontal),
+        horizontal_positions(found, place_dims, shape),
     )
 
 
@@ -264,7 +225,7 @@ def _check_dims(
     """Every dimension needs a coordinate of place or time, and every coordinate the dimension."""
     problems = []
     for position in positions:
-        other = [d for d in position.dims if d not in dims]
+        other = [d for d in position.dims if d not in dims and d != NODE_DIM]
         if other:
             text = f"dimensions {dims}, while {position.name!r} lies along {position.dims}"
             remedy = f"give the variable the dimension {other[0]!r}"
@@ -287,103 +248,3 @@ def _without_time(times: ForecastTimes, subject: str) -> TimeMatch:
         raise ObservationError(problem(subject, found, "a time for every value", remedy))
     here = np.zeros(1, dtype=np.int64)
     return TimeMatch(here, np.zeros(1, dtype=bool), here, here, np.zeros(1))
-
-
-def _spread(
-    values: NDArray[Any], dims: tuple[str, ...], onto: tuple[str, ...], shape: tuple[int, ...]
-) -> NDArray[Any]:
-    """Repeat values along the dimensions they lack, and flatten."""
-    order = [dims.index(d) for d in onto if d in dims]
-    full = [size if d in dims else 1 for d, size in zip(onto, shape, strict=True)]
-    return np.broadcast_to(np.transpose(values, order).reshape(full), shape).reshape(-1)
-
-
-def _axes(spec: StateSpec) -> list[Axis]:
-    axes = []
-    for dim, periodic in zip(spec.dims, spec.periodic, strict=True):
-        nodes = np.asarray(spec.coords[dim], dtype=np.float64)
-        if spec.axes[dim] == "longitude":
-            axes.append(Axis(nodes, 360.0, periodic))
-        elif periodic:
-            steps = np.abs(np.diff(nodes))
-            if steps.size == 0 or not np.allclose(steps, steps[0], rtol=1e-3):
-                found = "periodic, but not evenly spaced"
-                raise StateError(problem(dim, found, "one step all the way round"))
-            # The mean step: rounding of single nodes must not open or close the circle.
-            axes.append(Axis(nodes, float(np.ptp(nodes) * nodes.size / (nodes.size - 1)), True))
-        else:
-            axes.append(Axis(nodes))
-    return axes
-
-
-def _locate(
-    found: Coordinates,
-    vertical: Mapping[str, Position],
-    place_dims: tuple[str, ...],
-    shape: tuple[int, ...],
-    spec: StateSpec,
-    subject: str,
-) -> tuple[Points, NDArray[np.int8]]:
-    """Nodes, weights and status of all places."""
-
-    def spread(position: Position, values: NDArray[Any]) -> NDArray[Any]:
-        return _spread(values, position.dims, place_dims, shape)
-
-    axes = _axes(spec)
-    field = found.is_field(spec)
-    known = np.ones(int(np.prod(shape)), dtype=bool)
-    for position in (*found.horizontal, *vertical.values()):
-        known &= spread(position, np.isfinite(position.values))
-    if field:
-        nodes, insides = [], []
-        for axis, position in zip(axes, found.horizontal, strict=True):
-            node, inside = _on_nodes(axis, position, found, subject)
-            nodes.append(spread(position, node))
-            insides.append(spread(position, inside))
-        index = locate_nodes(axes, nodes)[None, :]
-        weight, inside = np.ones(index.shape), np.logical_and.reduce(insides)
-    else:
-        where: list[Floats] = [spread(p, p.values) for p in found.horizontal]
-        index, weight, inside = locate_points(axes, where)
-
-    levels: dict[LevelKey, tuple[Ints, Floats]] = {}
-    covered = np.ones(len(known), dtype=bool)
-    for variable in spec.variables:
-        level = vertical.get(variable.level_dim or "")
-        if variable.levels is None or level is None or variable.levels in levels:
-            continue
-        axis = Axis(np.asarray(variable.levels))
-        if field and level.dims:
-            _on_nodes(axis, level, found, subject)
-        place = axis.locate(spread(level, level.values))
-        numbers = np.stack([place.lower, place.upper])
-        levels[variable.levels] = numbers, np.stack([1.0 - place.fraction, place.fraction])
-        covered &= place.inside
-    status = np.full(len(known), Status.USED, dtype=np.int8)
-    status[~covered] = Status.OUTSIDE_LEVELS
-    status[~inside] = Status.OUTSIDE_GRID
-    status[~known] = Status.NO_POSITION
-    return Points(index, weight, levels), status
-
-
-def _on_nodes(
-    axis: Axis, position: Position, found: Coordinates, subject: str
-) -> tuple[Ints, NDArray[np.bool_]]:
-    """Nodes of a field's coordinate; values between nodes are an error."""
-    place = axis.locate(position.values)
-    between = place.inside & (place.distance > axis.slack)
-    if between.any():
-        first = position.values[int(np.argmax(between))]
-        text = (
-            f"{int(between.sum())} of {between.size} values between the grid's nodes, e.g. {first}"
-        )
-        dims = tuple(p.dims[0] for p in found.horizontal)
-        remedy = (
-            f"to use them as points: obs.stack(point={dims}).reset_index('point'); "
-            "to move them: obs.interp or obs.sel(..., method='nearest')"
-            if len(dims) > 1
-            else f"to use them as points: obs.rename_dims({dims[0]}='point')"
-        )
-        expected = "coordinate values of the state"
-        raise ObservationError(problem(f"{subject}, {position.name}", text, expected, remedy))
-    return place.nearest, place.inside

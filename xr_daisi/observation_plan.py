@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from xr_daisi.interpolation import Ints, Moments
 from xr_daisi.observation_batch import ObservationBatch, joined
-from xr_daisi.observation_layout import Status
 from xr_daisi.observation_options import ObservationOptions
 from xr_daisi.observation_sources import Source
+from xr_daisi.observation_status import Status
 from xr_daisi.operators import Group, StateLayout
 from xr_daisi.plane import PlaneAxes
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xr_daisi.errors import ObservationError, problem
-from xr_daisi.observation_layout import Status
 from xr_daisi.observation_options import ObservationOptions
+from xr_daisi.observation_status import Status
 from xr_daisi.user_warnings import warn_user
 
 if TYPE_CHECKING:

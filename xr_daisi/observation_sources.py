@@ -18,14 +18,18 @@ from xr_daisi.errors import (
     problem,
     raise_problems,
 )
+from xr_daisi.footprints import footprint_of
 from xr_daisi.interpolation import Ints
 from xr_daisi.observation_coordinates import Coordinates, find_coordinates
 from xr_daisi.observation_errors import check_values, errors_of
-from xr_daisi.observation_layout import Layout, Status, build_layout
+from xr_daisi.observation_layout import Layout, build_layout
 from xr_daisi.observation_options import ObservationOptions, OperatorSettings
+from xr_daisi.observation_places import Geometry
 from xr_daisi.observation_quality import companions, verdicts_of
+from xr_daisi.observation_status import Status
 from xr_daisi.observation_times import ForecastTimes
 from xr_daisi.operators import Operator, match_variable, resolve_operator
+from xr_daisi.plane import PlaneAxes
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -226,6 +230,7 @@ def read_dataset(
     """
     found = find_coordinates(ds, spec, subject)
     chosen = _choose(ds, found, options.operator or {}, spec, subject)
+    axes = PlaneAxes.of(spec)
     layouts: dict[tuple[Any, ...], Layout] = {}
     sources, problems = [], []
     for name, operator in chosen.items():
@@ -233,10 +238,13 @@ def read_dataset(
         try:
             dims = tuple(map(str, ds[name].dims))
             levels = _level_dims(operator, dims, found, spec, text)
-            if (dims, levels) not in layouts:
+            footprint = footprint_of(ds, name, found, axes, options, text)
+            key = dims, levels, name if footprint is not None else ""
+            if key not in layouts:
                 sizes = ds.variables[name].sizes
-                layouts[dims, levels] = build_layout(dims, sizes, found, levels, spec, times, text)
-            layout = layouts[dims, levels]
+                geometry = Geometry(options.interpolation, footprint)
+                layouts[key] = build_layout(dims, sizes, found, levels, spec, times, text, geometry)
+            layout = layouts[key]
             source = _source(ds, name, number, operator, layout, spec, options, text)
             if not source.lazy:
                 everywhere = (np.arange(n, dtype=np.int64) for n in layout.table_shape)

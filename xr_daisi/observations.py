@@ -23,7 +23,6 @@ from xr_daisi.errors import (
     raise_problems,
 )
 from xr_daisi.observation_batch import ObservationBatch
-from xr_daisi.observation_layout import Status
 from xr_daisi.observation_options import (
     ObservationErrors,
     ObservationKeywords,
@@ -32,6 +31,7 @@ from xr_daisi.observation_options import (
 )
 from xr_daisi.observation_plan import ObservationPlan
 from xr_daisi.observation_sources import Source, read_dataset
+from xr_daisi.observation_status import Status
 from xr_daisi.observation_times import ForecastTimes, TimeTolerance
 from xr_daisi.operators import StateLayout
 from xr_daisi.plane import PlaneAxes

@@ -27,7 +27,7 @@ from xr_daisi.units import IDENTITY, Conversion, conversion, is_pressure
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from xr_daisi.state import StateSpec
+    from xr_daisi.state import StateSpec, VariableSpec
 
 __all__ = [
     "NAMED_OPERATORS",
@@ -40,6 +40,9 @@ __all__ = [
     "on_grid",
     "resolve_operator",
 ]
+
+COMPONENTS = {"u", "v", "u10", "v10", "ua", "va", "uo", "vo", "uas", "vas", "10u", "10v"}
+"""Names of vector components that have no standard name."""
 
 PointFunction = Callable[[Mapping[str, "Tensor"]], "Tensor"]
 
@@ -359,11 +362,14 @@ class StateLayout:
         Their number.
     space_shape : tuple of int
         Shape of the grid.
+    vectors : frozenset of str
+        Variables that are components of horizontal vectors.
     """
 
     variables: dict[str, tuple[int, LevelKey | None]]
     channels: int
     space_shape: tuple[int, ...]
+    vectors: frozenset[str] = frozenset()
 
     @property
     def state_channels(self) -> int:
@@ -375,7 +381,8 @@ class StateLayout:
     def of(cls, spec: StateSpec) -> StateLayout:
         """Layout of a state."""
         variables = {v.name: (spec.channel_slice(v.name).start, v.levels) for v in spec.variables}
-        return cls(variables, spec.channels, tuple(spec.space_shape))
+        vectors = frozenset(v.name for v in spec.variables if _is_component(v))
+        return cls(variables, spec.channels, tuple(spec.space_shape), vectors)
 
     @property
     def space_size(self) -> int:
@@ -385,7 +392,15 @@ class StateLayout:
     def gather(self, variable: str, points: Points) -> Gather:
         """Nodes of a variable at places, in the flattened state."""
         first, levels = self.variables[variable]
-        return points.gather(first, levels, self.space_size)
+        vector = variable in self.vectors
+        return points.gather(first, levels, self.space_size, vector=vector)
+
+
+def _is_component(variable: VariableSpec) -> bool:
+    """Whether a variable is the component of a horizontal vector along latitude or longitude."""
+    if variable.standard_name:
+        return "eastward" in variable.standard_name or "northward" in variable.standard_name
+    return variable.name in COMPONENTS
 
 
 @dataclass(frozen=True, eq=False)
