@@ -170,7 +170,7 @@ def _observed(
     batches: Sequence[ObservationBatch],
     counter: BoundCounter,
 ) -> list[np.ndarray]:
-    """H of every member at the times of each window, ``(member, n)``, in the observations' units."""
+    """H of every member for each window, ``(member, n)``, in the observations' units."""
     states = layout.stack(ds)
     out = [np.zeros((layout.members, 0))] * len(windows)
     chunks = whole_windows(getattr(states, "chunks", [(layout.times,)])[0], windows)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xr_daisi.errors import ObservationError, problem
-from xr_daisi.grids import Grid, Nodes
-from xr_daisi.interpolation import Bools, Floats, Ints
+from xr_daisi.grids import Grid
+from xr_daisi.interpolation import Bools, Floats, Ints, Nodes
 from xr_daisi.plane import EARTH_RADIUS, PlaneAxes
 from xr_daisi.units import conversion
 

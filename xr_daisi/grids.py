@@ -11,33 +11,14 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from xr_daisi.box_means import interval_means
+from xr_daisi.curvilinear import CurvilinearGrid
 from xr_daisi.errors import StateError, problem
-from xr_daisi.interpolation import Axis, Bools, Floats, Ints, Located, locate_nodes
+from xr_daisi.interpolation import Axis, Bools, Floats, Ints, Located, Nodes, locate_nodes
 
 if TYPE_CHECKING:
     from xr_daisi.state import StateSpec
 
-__all__ = ["Grid", "Nodes", "RegularGrid", "grid_of"]
-
-
-@dataclass(frozen=True, eq=False)
-class Nodes:
-    """Nodes of a flattened grid, and their weights.
-
-    Parameters
-    ----------
-    index, weight : array, shape (k, n)
-        Weights add up to one over k.
-    inside : array of bool, shape (n,)
-        Whether the place lies within the grid.
-    across : array of bool, shape (k, n), or None
-        Nodes on the other side of a pole, where components of vectors have the other sign.
-    """
-
-    index: Ints
-    weight: Floats
-    inside: Bools
-    across: Bools | None = None
+__all__ = ["Grid", "RegularGrid", "grid_of"]
 
 
 class Grid(Protocol):
@@ -181,19 +162,23 @@ class RegularGrid:
 
 
 @lru_cache(maxsize=8)
-def grid_of(spec: StateSpec) -> Grid:
+def grid_of(spec: StateSpec, *, geolocated: bool = False) -> Grid:
     """Grid of a state.
 
     Parameters
     ----------
     spec : StateSpec
         The state.
+    geolocated : bool
+        Whether positions are latitude and longitude on a grid that has these as fields.
 
     Raises
     ------
     StateError
         Where a periodic axis is not evenly spaced.
     """
+    if geolocated and spec.geolocation is not None:
+        return CurvilinearGrid(spec.geolocation, spec.periodic)
     axes = []
     for dim, periodic in zip(spec.dims, spec.periodic, strict=True):
         nodes = np.asarray(spec.coords[dim], dtype=np.float64)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Axis", "Gather", "Located", "Moments", "Points", "locate_nodes"]
+__all__ = ["Axis", "Gather", "Located", "Moments", "Nodes", "Points", "locate_nodes"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -132,6 +132,26 @@ class Gather:
 
     index: Ints
     weight: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Nodes:
+    """Nodes of a flattened grid, and their weights.
+
+    Parameters
+    ----------
+    index, weight : array, shape (k, n)
+        Weights add up to one over k.
+    inside : array of bool, shape (n,)
+        Whether the place lies within the grid.
+    across : array of bool, shape (k, n), or None
+        Nodes on the other side of a pole, where components of vectors have the other sign.
+    """
+
+    index: Ints
+    weight: Floats
+    inside: Bools
+    across: Bools | None = None
 
 
 @dataclass(frozen=True, eq=False)

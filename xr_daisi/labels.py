@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,8 @@ import torch
 
 from xr_daisi._version import __version__
 from xr_daisi.bounds import with_transforms
+from xr_daisi.geolocation import geolocation_of
+from xr_daisi.layout import layout_of
 from xr_daisi.observation_status import Status
 from xr_daisi.state import StateSpec, spec_from_dataset
 
@@ -199,7 +202,14 @@ def state_of(forecast: xr.Dataset, analysis: xr.Dataset) -> StateSpec:
     for dim, values in entries["coords"].items():
         if isinstance(values, dict):
             entries["coords"][dim] = np.linspace(*values["linspace"])
-    return StateSpec.from_dict(entries)
+    spec = StateSpec.from_dict(entries)
+    # Two-dimensional coordinates are too long for an attribute; the forecast has them.
+    layout = layout_of(forecast, spec)
+    places = geolocation_of(forecast, layout.space)
+    if places is None or any(kind != "plain" for kind in spec.axes.values()):
+        return spec
+    latitude, longitude = (values[np.ix_(*layout.order)] for values in places)
+    return replace(spec, geolocation=(latitude, longitude))
 
 
 def _common(

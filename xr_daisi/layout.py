@@ -20,6 +20,7 @@ from xr_daisi.forecast_matching import (
     match_variable_levels,
     match_variables,
 )
+from xr_daisi.geolocation import different_places, geolocation_of
 from xr_daisi.grid_matching import match_axis
 from xr_daisi.units import IDENTITY, conversion
 
@@ -228,6 +229,12 @@ def layout_of(forecast: xr.Dataset, spec: StateSpec) -> Layout:
     if not missing:
         order, trouble = match_axis(forecast, spec, space)
         problems += trouble
+    if not problems and spec.geolocation is not None:
+        places = geolocation_of(forecast, space)
+        if places is not None:
+            ordered = [values[np.ix_(*order)] for values in places]
+            trouble = [different_places((ordered[0], ordered[1]), spec.geolocation) or ""]
+            problems += [text for text in trouble if text]
     time_values, trouble = match_times(forecast, dims.time)
     problems += trouble
     raise_problems(StateError, problems)

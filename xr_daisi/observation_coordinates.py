@@ -58,11 +58,15 @@ class Coordinates:
         For each vertical dimension of the state that the Dataset has a coordinate for.
     time : Position or None
         Time.
+    geolocated : bool
+        Whether the horizontal ones are latitude and longitude, on a grid that has these as fields
+        of two dimensions.
     """
 
     horizontal: tuple[Position, ...]
     vertical: dict[str, Position]
     time: Position | None
+    geolocated: bool = False
 
     @property
     def names(self) -> set[str]:
@@ -102,7 +106,14 @@ def find_coordinates(ds: xr.Dataset, spec: StateSpec, subject: str) -> Coordinat
         Where a coordinate is missing, ambiguous, or not numeric.
     """
     problems: list[str] = []
-    horizontal = [_collect(problems, _horizontal, ds, spec, dim, subject) for dim in spec.dims]
+    kinds: dict[str, str] = dict(spec.axes)
+    geolocated = _geolocated(ds, spec, subject)
+    if geolocated:
+        kinds = {"latitude": "latitude", "longitude": "longitude"}
+    horizontal = [
+        _collect(problems, _horizontal, ds, spec, dim, kind, subject)
+        for dim, kind in (kinds.items() if geolocated else ((d, kinds[d]) for d in spec.dims))
+    ]
     level_dims = dict.fromkeys(v.level_dim for v in spec.variables if v.level_dim is not None)
     vertical = {
         dim: _collect(problems, _vertical, ds, spec, dim, len(level_dims) == 1, subject)
@@ -114,6 +125,17 @@ def find_coordinates(ds: xr.Dataset, spec: StateSpec, subject: str) -> Coordinat
         tuple(p for p in horizontal if p is not None),
         {dim: p for dim, p in vertical.items() if p is not None},
         time,
+        geolocated,
+    )
+
+
+def _geolocated(ds: xr.Dataset, spec: StateSpec, subject: str) -> bool:
+    """Whether positions are latitude and longitude although the grid has other coordinates."""
+    if spec.geolocation is None or all(_named(ds, (d,)) is not None for d in spec.dims):
+        return False
+    return all(
+        _named(ds, NAMES[kind]) or _by_attributes(ds, kind, "coordinates", subject)
+        for kind in NAMES
     )
 
 
@@ -127,12 +149,11 @@ def _collect(problems: list[str], find: Any, *args: Any) -> Position | None:
     return result
 
 
-def _horizontal(ds: xr.Dataset, spec: StateSpec, dim: str, subject: str) -> Position:
-    kind = spec.axes[dim]
+def _horizontal(ds: xr.Dataset, spec: StateSpec, dim: str, kind: str, subject: str) -> Position:
     name = _named(ds, (dim, *NAMES.get(kind, ())))
     if name is None and kind != "plain":
         name = _by_attributes(ds, kind, "coordinates", subject)
-    nodes = np.asarray(spec.coords[dim], dtype=np.float64)
+    nodes = np.asarray(spec.coords.get(dim, ()), dtype=np.float64)
     if name is None and dim in ds.dims and np.array_equal(nodes, np.arange(nodes.size)):
         # Neither side has coordinates: position is counted along the dimension.
         return Position(dim, (dim,), np.arange(ds.sizes[dim], dtype=np.float64))

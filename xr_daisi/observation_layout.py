@@ -210,7 +210,7 @@ def build_layout(
         when.instants,
         when.other,
         when.fraction,
-        horizontal_positions(found, place_dims, shape),
+        horizontal_positions(found, place_dims, shape, points, spec),
     )
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xr_daisi.footprints import NODE_DIM, Footprint, disc_means, line_means
-from xr_daisi.grids import Nodes, RegularGrid, grid_of
-from xr_daisi.interpolation import Axis, Floats, Ints, LevelKey, Located, Points
+from xr_daisi.grids import RegularGrid, grid_of
+from xr_daisi.interpolation import Axis, Floats, Ints, LevelKey, Located, Nodes, Points
 from xr_daisi.observation_status import Status
 from xr_daisi.plane import PlaneAxes
 from xr_daisi.units import is_pressure
@@ -105,7 +105,8 @@ def _nodes(
     geometry: Geometry,
 ) -> Nodes:
     """Nodes of all places on the grid: points, boxes, discs or lines."""
-    grid, axes = grid_of(spec), PlaneAxes.of(spec)
+    grid = grid_of(spec, geolocated=found.geolocated)
+    axes = PlaneAxes.of(spec, geolocated=found.geolocated)
 
     def spread(dims: tuple[str, ...], values: NDArray[Any]) -> Floats:
         return spread_over(values, dims, place_dims, shape).astype(np.float64)
@@ -143,9 +144,20 @@ def _along_nodes(position: Position, place_dims: tuple[str, ...], shape: tuple[i
 
 
 def horizontal_positions(
-    found: Coordinates, place_dims: tuple[str, ...], shape: tuple[int, ...]
+    found: Coordinates,
+    place_dims: tuple[str, ...],
+    shape: tuple[int, ...],
+    points: Points,
+    spec: StateSpec,
 ) -> tuple[Floats, ...]:
-    """Horizontal coordinates of places, of lines the middle of their nodes, each of shape (p,)."""
+    """Horizontal coordinates of places, of lines the middle of their nodes, each of shape (p,).
+
+    On a curvilinear grid they are latitude and longitude: those of the heaviest node for a place in
+    coordinates of the grid.
+    """
+    if spec.geolocation is not None and not found.geolocated:
+        heaviest = np.take_along_axis(points.index, points.weight.argmax(axis=0)[None], axis=0)[0]
+        return tuple(values.reshape(-1)[heaviest] for values in spec.geolocation)
     return tuple(_middle(_along_nodes(p, place_dims, shape)) for p in found.horizontal)
 
 

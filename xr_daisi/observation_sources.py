@@ -230,7 +230,7 @@ def read_dataset(
     """
     found = find_coordinates(ds, spec, subject)
     chosen = _choose(ds, found, options.operator or {}, spec, subject)
-    axes = PlaneAxes.of(spec)
+    axes = PlaneAxes.of(spec, geolocated=found.geolocated)
     layouts: dict[tuple[Any, ...], Layout] = {}
     sources, problems = [], []
     for name, operator in chosen.items():

@@ -43,10 +43,10 @@ class PlaneAxes:
     units: str | None = None
 
     @classmethod
-    def of(cls, spec: StateSpec) -> PlaneAxes:
-        """Axes of a state's grid."""
+    def of(cls, spec: StateSpec, *, geolocated: bool = True) -> PlaneAxes:
+        """Axes of a state's grid; of a curvilinear one those of the sphere, if `geolocated`."""
         kinds = [spec.axes[d] for d in spec.dims]
-        if getattr(spec, "geolocation", None) is not None:
+        if geolocated and spec.geolocation is not None:
             return cls(0, 1, (None,) * len(kinds))
         if sorted(kinds) == ["latitude", "longitude"]:
             return cls(kinds.index("latitude"), kinds.index("longitude"), (None,) * 2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Contents", "pack", "unpack"]
 
+GEOLOCATION = ("geolocation.latitude", "geolocation.longitude")
 HOLES = "normalization.holes"
 
 _DERIVED = (
@@ -88,11 +89,13 @@ def pack(prior: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
     holes = prior.holes
     if holes is not None and holes.any():
         tensors[HOLES] = torch.from_numpy(holes.astype(np.uint8))
+    for kind, places in zip(GEOLOCATION, prior.spec.geolocation or (), strict=False):
+        tensors[kind] = torch.from_numpy(np.array(places, dtype=np.float64))
     card = {
         **{k: v for k, v in prior.card.items() if k not in _DERIVED},
         "format": FORMAT,
-        # Versions of the package that know no holes can read a prior without any.
-        "format_version": FORMAT_VERSION if HOLES in tensors else 1,
+        # Versions of the package that know neither can read a prior without holes and places.
+        "format_version": FORMAT_VERSION if {HOLES, *GEOLOCATION} & {*tensors} else 1,
         "state": prior.spec.to_dict(),
         "transforms": list(prior.normalization.transforms),
         "network": network.config.to_dict(),
@@ -128,6 +131,11 @@ def unpack(path: Path) -> Contents:
         if unknown or card["interpolant"] != network.config.interpolant:
             raise ValueError(f"transforms {transforms}, interpolant {card['interpolant']!r}")
         spec = StateSpec.from_dict(card["state"])
+        if GEOLOCATION[0] in tensors:
+            latitude, longitude = (tensors[kind].numpy() for kind in GEOLOCATION)
+            if {latitude.shape, longitude.shape} != {spec.space_shape}:
+                raise ValueError(f"places of shape {latitude.shape}")
+            spec = replace(spec, geolocation=(latitude, longitude))
         holes = np.zeros(spec.shape, dtype=bool)
         if HOLES in tensors:
             holes[...] = tensors[HOLES].numpy() != 0

@@ -26,7 +26,8 @@ FORMAT = "xr_daisi flow prior"
 FORMAT_VERSION = 2
 """Goes up when older versions of the package could not read a file; older files stay readable.
 
-1: weights, normalisation, card; 2: holes of the state's domain too.
+1: weights, normalisation, card; 2: holes of the state's domain, latitude and longitude of a
+curvilinear grid.
 """
 
 

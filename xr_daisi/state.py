@@ -13,6 +13,7 @@ import numpy as np
 
 from xr_daisi.dimensions import axis_kind, find_dimensions, standard_name
 from xr_daisi.errors import PriorError, StateError, problem, raise_problems
+from xr_daisi.geolocation import Geolocation, geolocation_of
 from xr_daisi.transforms import TRANSFORMS
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ class StateSpec:
         ``"latitude"``, ``"longitude"`` or ``"plain"`` for each space dimension.
     coord_units : dict of str to str or None
         Units of the coordinates.
+    geolocation : tuple of ndarray or None
+        Latitude and longitude, degrees, where they are fields; not part of `to_dict`.
     periodic : tuple of bool
         One entry per space dimension.
     """
@@ -80,6 +83,7 @@ class StateSpec:
     axes: dict[str, str]
     periodic: tuple[bool, ...]
     coord_units: dict[str, str | None] = field(default_factory=dict)
+    geolocation: Geolocation | None = None
 
     @property
     def channels(self) -> int:
@@ -173,6 +177,9 @@ class StateSpec:
             if self.axes[d] != "plain":
                 attrs["standard_name"] = self.axes[d]
             coords[d] = (d, self.coords[d], attrs)
+        for kind, values in zip(("latitude", "longitude"), self.geolocation or (), strict=False):
+            degrees = {"latitude": "degrees_north", "longitude": "degrees_east"}[kind]
+            coords[kind] = (self.dims, values, {"standard_name": kind, "units": degrees})
         data = {}
         for v in self.variables:
             dims, shape = [*sizes], [*sizes.values()]
@@ -326,7 +333,9 @@ def spec_from_dataset(
         d in periodic if periodic is not None else _goes_round(coords[d], axes[d]) for d in space
     )
     specs = tuple(_variable_spec(ds, name, dims.level[name]) for name in names)
-    return StateSpec(specs, space, coords, axes, wraps, units)
+    plain = all(kind == "plain" for kind in axes.values())
+    places = geolocation_of(ds, space) if plain else None
+    return StateSpec(specs, space, coords, axes, wraps, units, places)
 
 
 def _is_monotonic(values: np.ndarray) -> bool:
