@@ -572,9 +572,8 @@ def test_bad_datasets(change: Callable[..., xr.Dataset], message: str) -> None:
     ("obs", "message"),
     [
         ([], "expected a Dataset or a list"),
-        ("obs.nc", "found str, expected a Dataset"),
         (None, "found NoneType"),
-        (point_list().t2m, "use .to_dataset"),
+        (point_list().t2m.values, "found ndarray"),
         ([point_list(), 3], r"observations\[1\]: found int"),
     ],
 )

@@ -22,7 +22,7 @@ from xr_daisi.estimate import AnalysisPlan
 from xr_daisi.feedback import feedback
 from xr_daisi.feedback_statistics import feedback_summary
 from xr_daisi.feedback_table import summary_table
-from xr_daisi.files import read_observations
+from xr_daisi.formats import convert_observations, read_observations, write_observations
 from xr_daisi.guidance import GuidanceWarning
 from xr_daisi.latent import invert, sample
 from xr_daisi.operators import on_grid
@@ -48,6 +48,7 @@ __all__ = [
     "UnitsError",
     "__version__",
     "assimilate",
+    "convert_observations",
     "feedback",
     "feedback_summary",
     "invert",
@@ -61,4 +62,5 @@ __all__ = [
     "summary_table",
     "train_prior",
     "withhold",
+    "write_observations",
 ]

@@ -98,7 +98,8 @@ def assimilate(
     """
     from xr_daisi.analysis import assimilate as analyse
     from xr_daisi.feedback import feedback as compare
-    from xr_daisi.files import check_output, open_file, read_observations, write_file
+    from xr_daisi.files import check_output, open_file, write_file
+    from xr_daisi.formats import read_observations
 
     observed_files = (obs, *more_obs)
     if not dry_run:

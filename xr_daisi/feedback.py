@@ -19,6 +19,7 @@ from xr_daisi.errors import (
     raise_problems,
 )
 from xr_daisi.feedback_values import mean_departure, with_value_statistics
+from xr_daisi.formats import read_observations
 from xr_daisi.holes import fill_holes, holes_of
 from xr_daisi.labels import remembered, state_of
 from xr_daisi.layout import Layout, layout_of
@@ -111,6 +112,8 @@ def feedback(
     for ds, what in ((forecast, "forecast"), (analysis, "analysis")):
         if not hasattr(ds, "data_vars"):
             raise DaisiTypeError(problem(what, type(ds).__name__, "an xarray.Dataset"))
+    one = not isinstance(obs, (list, tuple))
+    datasets = [read_observations(d) for d in ([obs] if one else obs)]
     given = {"operator": operator, "obs_error": obs_error, "time_tolerance": time_tolerance}
     given = {key: value for key, value in given.items() if value is not None}
     options = ObservationOptions.from_dict({**(remembered(analysis, "settings") or {}), **given})
@@ -120,7 +123,7 @@ def feedback(
     with warnings.catch_warnings():
         # That nothing overlaps was said by assimilate, and shows in the statuses.
         warnings.simplefilter("ignore", NoObservationsWarning)
-        plan = match_observations(obs, spec, layouts[0].time_values, options)
+        plan = match_observations(datasets, spec, layouts[0].time_values, options)
     holes = holes_of(np.asarray(layouts[0].stack(forecast)[0, 0]))
     batches = [outside_holes(plan.window_batch(window), holes) for window in plan.windows]
     counters = [BoundCounter(spec, remembered(analysis, "state")) for _ in layouts]
@@ -138,7 +141,6 @@ def feedback(
         "status": status,
     }
     restored = {key: plan.restore(column) for key, column in columns.items()}
-    datasets = [obs] if isinstance(obs, xr.Dataset) else list(obs)
     bounds = bound_variables(*counters)
     results = [
         with_value_statistics(
@@ -146,7 +148,7 @@ def feedback(
         ).assign(bounds)
         for i, ds in enumerate(datasets)
     ]
-    return results[0] if isinstance(obs, xr.Dataset) else results
+    return results[0] if one else results
 
 
 def _check_pair(forecast: Layout, analysis: Layout) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xr_daisi.errors import DaisiError, DaisiTypeError, problem
+from xr_daisi.errors import DaisiError, problem
 from xr_daisi.output_files import check_free, replacing
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
-__all__ = ["check_output", "check_place", "open_file", "read_observations", "write_file"]
+__all__ = ["check_output", "check_place", "open_file", "write_file"]
 
 READABLE = "NetCDF (.nc), Zarr (.zarr), or another format that xarray can open"
 REMEDY = "pass --overwrite"
@@ -188,47 +188,3 @@ def _plain(value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (Number, np.generic)) and not isinstance(value, bool)
-
-
-def read_observations(source: str | Path | xr.Dataset | xr.DataArray) -> xr.Dataset:
-    """Return observations as a Dataset that `assimilate` takes.
-
-    Parameters
-    ----------
-    source : str, Path, xarray.Dataset or xarray.DataArray
-        A NetCDF file or Zarr store, or what is in memory already; a DataArray needs a name.
-
-    Returns
-    -------
-    xarray.Dataset
-        Points, station series or fields, as they are in the file.
-
-    Raises
-    ------
-    DaisiError
-        If the file does not exist or cannot be read, or a DataArray has no name.
-    DaisiTypeError
-        For anything else.
-
-    Examples
-    --------
-    >>> import xarray as xr, xr_daisi
-    >>> stations = xr.DataArray([281.3, 279.9], dims="station", name="t2m")
-    >>> list(xr_daisi.read_observations(stations).data_vars)
-    ['t2m']
-    """
-    import xarray as xr
-
-    if isinstance(source, xr.Dataset):
-        return source
-    if isinstance(source, xr.DataArray):
-        if source.name is None:
-            raise DaisiError(
-                problem("observations", "a DataArray without name", "a name", "use .rename('t2m')")
-            )
-        return source.to_dataset()
-    if isinstance(source, (str, Path)):
-        return open_file(Path(source).expanduser())
-    raise DaisiTypeError(
-        problem("observations", type(source).__name__, "a path, a Dataset or a DataArray")
-    )

@@ -22,6 +22,7 @@ from xr_daisi.errors import (
     problem,
     raise_problems,
 )
+from xr_daisi.formats import read_observations
 from xr_daisi.observation_batch import ObservationBatch
 from xr_daisi.observation_options import (
     ObservationErrors,
@@ -129,18 +130,23 @@ def match_observations(
 
 
 def _datasets(obs: object) -> list[xr.Dataset]:
-    import xarray as xr
+    if isinstance(obs, Sequence) and not isinstance(obs, (str, bytes)):
+        if not obs:
+            expected = "a Dataset or a list of Datasets"
+            raise DaisiTypeError(problem("observations", "nothing", expected))
+        return [_read(one, number) for number, one in enumerate(obs)]
+    return [read_observations(obs)]
 
-    given = [obs] if isinstance(obs, (xr.Dataset, xr.DataArray)) else obs
-    if not isinstance(given, Sequence) or isinstance(given, str) or len(given) == 0:
-        found = "nothing" if isinstance(given, Sequence) and not given else type(obs).__name__
-        raise DaisiTypeError(problem("observations", found, "a Dataset or a list of Datasets"))
-    for number, one in enumerate(given):
-        if not isinstance(one, xr.Dataset):
-            remedy = "use .to_dataset(name=...)" if isinstance(one, xr.DataArray) else ""
-            subject = f"observations[{number}]" if given is obs else "observations"
-            raise DaisiTypeError(problem(subject, type(one).__name__, "a Dataset", remedy))
-    return list(given)
+
+def _read(one: object, number: int) -> xr.Dataset:
+    """Read one of several; errors say which."""
+    try:
+        return read_observations(one)
+    except DaisiError as error:
+        text = str(error)
+        if text.startswith("observations:"):
+            text = f"observations[{number}]{text.removeprefix('observations')}"
+        raise type(error)(text) from error.__cause__
 
 
 def _nothing_used(
