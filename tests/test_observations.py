@@ -750,7 +750,8 @@ def test_lazy_values_are_checked_in_the_task(case: str) -> None:
 
 
 def test_eager_plans_give_lazy_batches_too() -> None:
-    plan = match([stations(), stations().chunk()], TIMES)
+    other = stations() + xr.Dataset({"t2m": 1.0})
+    plan = match([stations(), other.chunk()], TIMES)
     eager = match(stations(), TIMES)
     assert len(plan.lazy_batch(1).compute(scheduler="sync")) == 8
     assert len(eager.lazy_batch(1).compute(scheduler="sync")) == 4

@@ -19,7 +19,9 @@ from xr_daisi.holes import fill_holes, holes_of
 from xr_daisi.observation_holes import outside_holes
 from xr_daisi.observation_options import ObservationOptions
 from xr_daisi.observation_status import Status
+from xr_daisi.plane import PlaneAxes
 from xr_daisi.progress import progress_bar
+from xr_daisi.thinning import thinned
 from xr_daisi.trajectories import TrajectoryEngine
 from xr_daisi.user_warnings import warn_user
 
@@ -188,6 +190,9 @@ class Work:
         for times, batch in windows:
             labels = [self.layout.time_label(first_time + index) for index in times]
             engine = self.engine if len(times) == 1 else TrajectoryEngine.of(self.engine, labels)
+            if self.options.thin is not None:
+                axes = PlaneAxes.of(self.layout.spec)
+                batch = thinned(batch, axes, axes.length(self.options.thin, "thin"))
             analysed = engine.analyse(
                 trajectories(self.physical(block[times])),
                 batch,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xr_daisi.duplicates import duplicated, repeated
 from xr_daisi.interpolation import Ints, Moments
 from xr_daisi.observation_batch import ObservationBatch, joined
 from xr_daisi.observation_options import ObservationOptions
@@ -166,6 +167,31 @@ class ObservationPlan:
         arrays = [source.lazy_arrays(time) for source in self.sources]
         return delayed(_assemble)(self._shared["plan"], time, arrays)
 
+    def without_duplicates(self) -> tuple[ObservationPlan, int]:
+        """Mark what came twice among data in memory; dask-backed data are left for their tasks.
+
+        Returns
+        -------
+        plan : ObservationPlan
+            With duplicates marked.
+        count : int
+            Values that share variable, place and time with another, of sources without instruments.
+        """
+        if self.is_lazy or not self.sources:
+            return self, 0
+        rows, count = [], 0
+        for time in range(self.n_times):
+            batch = self.batch(time)
+            again = duplicated(batch, self.axes)
+            rows.append(batch.rows[again])
+            named = [self.sources[i].instruments for i in _sources_of(self, batch)]
+            count += repeated(batch.keep(~again & ~np.asarray(named, dtype=bool)), self.axes)
+        double = np.concatenate(rows)
+        if not double.size:
+            return self, count
+        marked = tuple(source.marked(double, Status.DUPLICATE) for source in self.sources)
+        return replace(self, sources=marked, _shared={}), count
+
     @property
     def counts(self) -> dict[str, int]:
         """Number of values by what became of them, in words."""
@@ -291,7 +317,7 @@ def _assemble(
     values, errors, rows, where, instants = (
         np.concatenate(column, axis=-1) for column in zip(*parts, strict=True)
     )
-    return ObservationBatch(
+    batch = ObservationBatch(
         values,
         errors,
         rows,
@@ -302,6 +328,14 @@ def _assemble(
         tuple(blocks),
         rejected=tuple(rejected),
     )
+    # Of data in memory duplicates were found when the plan was made.
+    return batch.reject(duplicated(batch, plan.axes), Status.DUPLICATE) if plan.is_lazy else batch
+
+
+def _sources_of(plan: ObservationPlan, batch: ObservationBatch) -> NDArray[np.int64]:
+    """Find the source of each observation."""
+    first = [source.first_row for source in plan.sources]
+    return np.searchsorted(first, batch.rows, side="right") - 1
 
 
 def _count(source: Source) -> NDArray[np.int64]:

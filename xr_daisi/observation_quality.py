@@ -34,7 +34,7 @@ FITNESS = (
             r"good|pass|^ok\b|^okay|valid|accept|nominal|best|correct|reliable|usable|use$|"
             # nobody has said anything against it
             r"^not_(evaluated|checked|assessed)|^no_(qc|quality_control)|^unchecked|^unflagged|"
-            r"^value_changed|^interpolated_no"
+            r"^value_changed|^changed_value"
         ),
         True,
     ),

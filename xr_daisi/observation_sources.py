@@ -22,6 +22,7 @@ from xr_daisi.footprints import footprint_of
 from xr_daisi.interpolation import Ints
 from xr_daisi.observation_coordinates import Coordinates, find_coordinates
 from xr_daisi.observation_errors import check_values, errors_of
+from xr_daisi.observation_identity import find_identifier
 from xr_daisi.observation_layout import Layout, build_layout
 from xr_daisi.observation_options import ObservationOptions, OperatorSettings
 from xr_daisi.observation_places import Geometry
@@ -91,6 +92,8 @@ class Source:
         Whether values, errors or verdicts are dask arrays.
     structure : ErrorStructure or None
         Which errors are correlated.
+    instruments : bool
+        Whether the Dataset says which instrument measured each value.
     first_row : int
         Row of its first value in the plan's table.
     """
@@ -106,6 +109,7 @@ class Source:
     verdicts: Any
     lazy: bool
     structure: ErrorStructure | None = None
+    instruments: bool = False
     first_row: int = 0
 
     def statuses(self) -> NDArray[np.int8]:
@@ -115,6 +119,16 @@ class Source:
             return np.where(status == Status.USED, np.int8(Status.UNCHECKED), status)
         status = np.where(status == Status.USED, np.asarray(self.verdicts, dtype=np.int8), status)
         return np.where(np.isnan(self.values), np.int8(Status.MISSING), status)
+
+    def marked(self, rows: Ints, status: Status) -> Source:
+        """Give some values, by their rows in the plan's table, another status."""
+        layout = self.layout
+        times, places = (np.arange(n, dtype=np.int64) for n in layout.table_shape)
+        flat = layout.flat_index(times[:, None], places[None, :]) + self.first_row
+        chosen = np.isin(flat, rows)
+        if not chosen.any():
+            return self
+        return replace(self, verdicts=np.where(chosen, np.int8(status), self.verdicts))
 
     def without_arrays(self) -> Source:
         """Leave out dask arrays, so that the source can be sent to workers."""
@@ -372,5 +386,14 @@ def _source(
 
     arrays = (arrange(variable), arrange(errors), arrange(verdicts))
     return Source(
-        number, name, subject, units, operator, layout, *arrays, lazy, structure=structure
+        number,
+        name,
+        subject,
+        units,
+        operator,
+        layout,
+        *arrays,
+        lazy,
+        structure=structure,
+        instruments=find_identifier(ds, "instrument") is not None,
     )

@@ -46,6 +46,6 @@ REASONS = {
     Status.LEFT_OUT: "left out by the user",
     Status.OUT_OF_BOUNDS: "outside its valid range",
     Status.DUPLICATE: "duplicate",
-    Status.HOLE: "in a hole of the state's domain",
+    Status.HOLE: "in a hole of the domain",
     Status.WITHHELD: "withheld",
 }

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
+from xr_daisi.duplicates import RepeatedObservationsWarning
 from xr_daisi.errors import (
     DaisiError,
     DaisiTypeError,
@@ -93,6 +94,8 @@ def match_observations(
     -----
     NoObservationsWarning
         Where no observation can be used.
+    RepeatedObservationsWarning
+        Where several values of a Dataset share variable, place and time.
     """
     datasets = _datasets(obs)
     options = ObservationOptions(**keywords) if options is None else options
@@ -123,6 +126,14 @@ def match_observations(
         PlaneAxes.of(spec),
         options,
     )
+    if options.thin is not None:
+        plan.axes.length(options.thin, "thin")  # an error now rather than in a task
+    plan, count = plan.without_duplicates()
+    if count:
+        shared = f"{count} values that share variable, place and time with others"
+        remedy = "average them with thin=..., or drop what is too much"
+        said = problem("observations", shared, "one value each; all are used", remedy)
+        warnings.warn(said, RepeatedObservationsWarning, stacklevel=2)
     if plan.used == 0:
         text = _nothing_used(plan, spec, forecast_times, coordinates)
         warnings.warn(text, NoObservationsWarning, stacklevel=2)
