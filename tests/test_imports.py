@@ -17,8 +17,8 @@ LAYERS: tuple[set[str], ...] = (
     {"_version", "errors"},
     {"flow", "interpolant", "converters", "networks"},
     {"state", "observations", "operators", "guidance", "sampling", "priors", "training"},
-    {"cycling", "analysis", "verification", "plotting", "baselines"},
-    {"cli", "accessor", "demo"},
+    {"cycling", "analysis", "check", "verification", "plotting", "baselines"},
+    {"cli", "cli_check", "accessor", "demo"},
     {"__init__"},
 )
 HELPERS = 2

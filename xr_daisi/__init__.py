@@ -6,6 +6,7 @@ Importing the package registers ``.daisi`` on `xarray.Dataset`.
 from xr_daisi import accessor as _accessor  # noqa: F401  registers .daisi
 from xr_daisi._version import __version__
 from xr_daisi.analysis import assimilate
+from xr_daisi.check import check
 from xr_daisi.errors import (
     DaisiError,
     DaisiTypeError,
@@ -30,6 +31,7 @@ from xr_daisi.options import set_options
 from xr_daisi.priors import FlowPrior
 from xr_daisi.registry import load_prior, register_prior, registered_priors
 from xr_daisi.training import train_prior
+from xr_daisi.trust_report import TrustReport
 from xr_daisi.withholding import withhold
 
 __all__ = [
@@ -45,9 +47,11 @@ __all__ = [
     "PriorError",
     "SettingsError",
     "StateError",
+    "TrustReport",
     "UnitsError",
     "__version__",
     "assimilate",
+    "check",
     "convert_observations",
     "feedback",
     "feedback_summary",

@@ -10,6 +10,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import xarray as xr
 
 from xr_daisi.analysis import assimilate
+from xr_daisi.check import check
 from xr_daisi.feedback import feedback
 from xr_daisi.latent import invert, sample
 from xr_daisi.withholding import withhold
@@ -44,10 +45,11 @@ class DaisiAccessor:
         self._obj = obj
 
     def __repr__(self) -> str:
-        return "<xr_daisi accessor: assimilate, invert, sample, feedback, withhold>"
+        return "<xr_daisi accessor: assimilate, invert, sample, feedback, check, withhold>"
 
     assimilate: Any = _method(assimilate)
     invert = _method(invert)
     sample = _method(sample)
     feedback = _method(feedback)
+    check = _method(check)
     withhold = _method(withhold)

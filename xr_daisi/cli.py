@@ -22,6 +22,7 @@ from xr_daisi.cli_arguments import (
     chunk_lengths,
     pairs,
 )
+from xr_daisi.cli_check import check
 from xr_daisi.cli_messages import counted, fail, report, tell_table, usage_error
 from xr_daisi.cli_process import Terminated, logger, progress_of_chunks, running, stopped
 from xr_daisi.cli_reading import Reading
@@ -29,7 +30,7 @@ from xr_daisi.errors import DaisiError, problem
 
 __all__ = ["app", "main"]
 
-COMMANDS = {"assimilate", "demo", "info", "train"}
+COMMANDS = {"assimilate", "check", "demo", "info", "train"}
 
 app = App(
     name="xr-daisi",
@@ -148,6 +149,9 @@ def assimilate(
             for table, path in zip(tables, feedback, strict=True):
                 write_file(table, path, overwrite=overwrite)
                 print(f"{path}: observations compared with forecast and analysis")
+
+
+app.command(check, usage="Usage: xr-daisi check [OPTIONS] FORECAST [OBS]")
 
 
 @app.command(usage="Usage: xr-daisi train [OPTIONS] HISTORY PRIOR")
@@ -359,13 +363,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     -------
     int
         0; 2 for bad input or a place that cannot be written to, which is said in one line; 1 for
-        an error that nobody foresaw; 130 or 143 when interrupted or terminated.
+        an error that nobody foresaw, or a check that fails; 130 or 143 when interrupted or
+        terminated.
     """
     tokens = list(sys.argv[1:] if argv is None else argv)
     verbose = "--verbose" in tokens
     with running(verbose):
         try:
-            app(tokens, exit_on_error=False, print_error=False)
+            status = app(tokens, exit_on_error=False, print_error=False)
             sys.stdout.flush()
         except CycloptsError as error:
             return fail(usage_error(error, tokens, COMMANDS))
@@ -375,4 +380,4 @@ def main(argv: Sequence[str] | None = None) -> int:
             return report(error)
         except (Terminated, KeyboardInterrupt) as error:
             return stopped(error, as_process=argv is None)
-    return 0
+    return status if isinstance(status, int) else 0

@@ -6,7 +6,7 @@ NumPy at the outside, torch inside, no labels: what a dask task, a test or the e
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -228,6 +228,47 @@ class Engine:
             )
             self._check(x, z, time, part.start + first_member)
             out[part] = fill_holes(z.double().cpu().numpy(), holes, np.nan)
+        return out
+
+    def with_settings(self, settings: Settings) -> Engine:
+        """Return an engine with other settings and the same prior."""
+        return replace(self, settings=settings)
+
+    def there_and_back(self, states: np.ndarray, *, time: str = "") -> np.ndarray:
+        """Carry members to latent space at ``t_min`` and back without observations.
+
+        Parameters
+        ----------
+        states : ndarray
+            Physical forecast ``(member, channel, *space)`` in the prior's units, with holes as in
+            `analyse`.
+        time : str
+            Label that keys the noise.
+
+        Returns
+        -------
+        ndarray
+            Physical states, float64, shape of `states`.
+
+        Raises
+        ------
+        DivergenceError
+            Naming the members that left every bound.
+        """
+        s = self.settings
+        _, flow = self.device_and_flow()
+        holes = holes_of(states[0])
+        keep = self._keep(holes)
+        if keep is not None:
+            flow = MaskedFlow(flow, keep)
+        out = np.empty(states.shape)
+        inverse, guided = s.step_counts
+        for part, x, source in self._batches(states, holes, time, 0):
+            how: dict[str, Any] = {"t_min": s.t_min, "solver": s.solver, "source": source}
+            z = invert(flow, x, steps=inverse, noise=s.inverse_noise, **how)
+            y = generate(flow, z, steps=guided, noise=s.noise, **how)
+            self._check(x, y, time, part.start)
+            out[part] = self._physical(y, holes)
         return out
 
     def sample(self, members: int, *, time: str = "") -> np.ndarray:

@@ -85,6 +85,11 @@ class AnalysisPlan:
         state = 8 * int(np.prod(self._engine.prior.spec.shape))
         return 3 * self.members * state + self._measured[2]
 
+    def cost(self) -> str:
+        """Say in words what the analysis would cost; times the network."""
+        where = f"about {_duration(self.seconds)} on {self.device}, one process"
+        return f"{where}, {_size(self.memory_bytes)} of memory"
+
     def _rows(self) -> list[tuple[str, str]]:
         used = ", ".join(f"{n:,} {what}" for what, n in self.observations.items()) or "none"
         analysed = f"{self.times_with_observations:,} with observations"

@@ -203,7 +203,11 @@ def layout_of(forecast: xr.Dataset, spec: StateSpec) -> Layout:
     """
     names = match_variables(forecast, spec)
     dims = find_dimensions(forecast, names)
-    problems: list[str] = []
+    problems = [
+        problem(f"forecast dimension {d!r}", "a size of 0", "1 or more", "select less strictly")
+        for d in (dims.time, dims.member)
+        if d is not None and forecast.sizes[d] == 0
+    ]
     factor: list[float] = []
     offset: list[float] = []
     levels: list[np.ndarray | None] = []
