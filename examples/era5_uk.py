@@ -12,8 +12,10 @@ pooch). March 2019, hourly, 33 x 49 points:
 * 24-31 March is scored once, every 12 hours, with the settings of the card; scores are pooled over
   all times and points.
 
-The forecast of a time is an ensemble of the fields of the same hour on each of the 10 days before;
-the observations are the truth at 40 points off the grid nodes with an error of 0.5 K.
+The forecast of a time is an ensemble of the fields of the same hour on each of the 10 days before.
+The observations are a CF ``timeSeries`` file of 50 stations off the grid nodes: the truth with
+errors of 0.4 to 0.6 K, each value's own in the file. Ten stations are withheld; what the analysis
+is worth there is what a user without a truth can know.
 
 Contains modified Copernicus Climate Change Service information (2019).
 """
@@ -31,13 +33,14 @@ import torch
 import xarray as xr
 
 import xr_daisi
-from xr_daisi.plotting import plot_analysis
+from xr_daisi.plotting import plot_analysis, plot_feedback
 from xr_daisi.verification import ensemble_scores, overall_scores, score_table
 
 TRAINING = slice("2019-03-01", "2019-03-18")
 TUNING = np.arange("2019-03-19", "2019-03-23", np.timedelta64(12, "h"), dtype="datetime64[ns]")
 TEST = np.arange("2019-03-24", "2019-04-01", np.timedelta64(12, "h"), dtype="datetime64[ns]")
-ERROR = 0.5
+STATIONS, WITHHELD = 50, 10
+NAMES = [f"S{number:02d}" for number in range(STATIONS)]
 STEPS = 10
 # A prior of 18 days is too sure of itself: its guidance is too weak, and may be strengthened.
 CANDIDATES = [
@@ -92,34 +95,66 @@ def forecasts(field: xr.Dataset, times: np.ndarray) -> xr.Dataset:
     return ensemble
 
 
-def observations(field: xr.Dataset, times: np.ndarray, seed: int = 1) -> xr.Dataset:
-    """Observe the truth at 40 points off the grid nodes, with an error of 0.5 K."""
-    rng = np.random.default_rng(seed)
-    count = 40
-    latitude = rng.uniform(float(field.latitude.min()), float(field.latitude.max()), count)
-    longitude = rng.uniform(float(field.longitude.min()), float(field.longitude.max()), count)
+def stations(field: xr.Dataset, times: np.ndarray, seed: int = 1) -> xr.Dataset:
+    """Observe the truth at stations off the grid nodes, as a CF time series of stations."""
+    parts = []
+    for count, rng in (
+        (STATIONS - WITHHELD, np.random.default_rng(seed)),
+        (WITHHELD, np.random.default_rng([seed, 1])),
+    ):
+        latitude = rng.uniform(float(field.latitude.min()), float(field.latitude.max()), count)
+        longitude = rng.uniform(float(field.longitude.min()), float(field.longitude.max()), count)
+        noise = rng.standard_normal((times.size, count)).T
+        parts.append((latitude, longitude, noise, rng.uniform(0.4, 0.6, noise.shape)))
+    latitude, longitude, noise, error = (np.concatenate(p) for p in zip(*parts, strict=True))
     places = {
         "latitude": xr.DataArray(latitude, dims="station"),
         "longitude": xr.DataArray(longitude, dims="station"),
     }
-    exact = field.t2m.sel(time=times).interp(places, method="linear")
-    noisy = exact.values + ERROR * rng.standard_normal(exact.shape)
+    exact = field.t2m.sel(time=times).interp(places, method="linear").transpose("station", "time")
+    name = {"standard_name": "air_temperature", "units": "K"}
     return xr.Dataset(
-        {"t2m": (("time", "station"), noisy, {"units": "K"})},
-        coords={
-            "time": times,
-            "latitude": ("station", latitude, {"units": "degrees_north"}),
-            "longitude": ("station", longitude, {"units": "degrees_east"}),
+        {
+            "t2m": (
+                ("station", "time"),
+                exact.values + error * noise,
+                {**name, "long_name": "2 m temperature", "ancillary_variables": "t2m_error"},
+            ),
+            "t2m_error": (
+                ("station", "time"),
+                error,
+                {"standard_name": "air_temperature standard_error", "units": "K"},
+            ),
         },
+        coords={
+            "time": ("time", times, {"standard_name": "time"}),
+            "latitude": (
+                "station",
+                latitude,
+                {"standard_name": "latitude", "units": "degrees_north"},
+            ),
+            "longitude": (
+                "station",
+                longitude,
+                {"standard_name": "longitude", "units": "degrees_east"},
+            ),
+            "station_name": (
+                "station",
+                NAMES,
+                {"cf_role": "timeseries_id", "long_name": "station"},
+            ),
+        },
+        attrs={"featureType": "timeSeries", "Conventions": "CF-1.11"},
     )
 
 
 def choose_settings(prior: xr_daisi.FlowPrior, field: xr.Dataset) -> xr_daisi.FlowPrior:
     """Return the prior with the settings of the lowest CRPS on 19-22 March."""
-    forecast, obs = forecasts(field, TUNING), observations(field, TUNING, seed=2)
+    forecast, obs = forecasts(field, TUNING), stations(field, TUNING, seed=2)
+    used, _ = obs.daisi.withhold(NAMES[-WITHHELD:])
     best, chosen = np.inf, {}
     for settings in CANDIDATES:
-        analysis = forecast.daisi.assimilate(obs, prior, obs_error=ERROR, steps=STEPS, **settings)
+        analysis = forecast.daisi.assimilate(used, prior, steps=STEPS, **settings)
         scores = overall_scores(
             ensemble_scores(analysis, field[["t2m"]].sel(time=TUNING)), pooled=True
         )
@@ -157,12 +192,16 @@ def main() -> None:
     prior = xr_daisi.load_prior(path)
     print(prior, flush=True)
 
-    forecast, obs = forecasts(field, TEST), observations(field, TEST)
-    truth = field[["t2m"]].sel(time=TEST)
+    path = arguments.out / "stations.nc"
+    stations(field, TEST).to_netcdf(path)
+    used, withheld = xr_daisi.read_observations(path).daisi.withhold(NAMES[-WITHHELD:])
+    forecast, truth = forecasts(field, TEST), field[["t2m"]].sel(time=TEST)
+    print(forecast.daisi.check(used, prior), flush=True)
+
     started = time.perf_counter()
-    analysis = forecast.daisi.assimilate(obs, prior, obs_error=ERROR)
+    analysis = forecast.daisi.assimilate(used, prior)
     seconds = time.perf_counter() - started
-    alone = forecast.daisi.assimilate(obs, prior, obs_error=ERROR, t_min=0.0)
+    alone = forecast.daisi.assimilate(used, prior, t_min=0.0)
     ensembles = {"forecast": forecast, "analysis": analysis, "sampling without forecast": alone}
     table = score_table(ensembles, truth, pooled=True)
     print(table)
@@ -172,21 +211,34 @@ def main() -> None:
     }
     print(
         f"analysis RMSE / background RMSE: {rmse['analysis'] / rmse['forecast']:.3f}; "
-        f"{seconds:.0f} s for {TEST.size} analyses"
+        f"{seconds:.0f} s for {TEST.size} analyses\n"
     )
-    (arguments.out / "scores.txt").write_text(table + "\n", encoding="utf-8")
+    seen = forecast.daisi.feedback(used, analysis)
+    unseen = forecast.daisi.feedback(withheld, analysis, withheld=True)
+    summaries = {
+        f"{used.sizes['station']} stations that were used": xr_daisi.feedback_summary(seen),
+        f"{withheld.sizes['station']} stations that were withheld": xr_daisi.feedback_summary(
+            unseen, status="withheld"
+        ),
+    }
+    told = "\n\n".join(f"{k}:\n{xr_daisi.summary_table(v)}" for k, v in summaries.items())
+    print(told)
+    (arguments.out / "scores.txt").write_text(f"{table}\n\n{told}\n", encoding="utf-8")
     analysis.to_netcdf(arguments.out / "analysis.nc")
-    forecast.daisi.feedback(obs, analysis).to_netcdf(arguments.out / "feedback.nc")
+    seen.to_netcdf(arguments.out / "feedback.nc")
+    unseen.to_netcdf(arguments.out / "feedback-withheld.nc")
     last = {"time": -1}
     figure = plot_analysis(
         forecast.isel(last),
         analysis.isel(last),
-        obs.isel(last),
+        used.isel(last),
         truth.isel(last),
         "t2m",
         title=f"2 m temperature, {str(TEST[-1])[:16]} UTC",
     )
     figure.savefig(arguments.out / "analysis.png", dpi=130)
+    plot_feedback(seen, "t2m", title="Used").savefig(arguments.out / "used.png", dpi=130)
+    plot_feedback(unseen, "t2m", title="Withheld").savefig(arguments.out / "withheld.png", dpi=130)
     print(f"written to {arguments.out}/")
 
 

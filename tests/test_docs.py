@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,17 @@ def test_readme_has_the_two_commands() -> None:
         block = re.search(rf"<!-- {marker} command -->\n```bash\n(.+)\n```", text)
         assert block is not None
         assert block.group(1).endswith(ending)
+
+
+def test_examples_of_the_page_on_observations_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One after the other, as a reader would."""
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "observations.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    assert len(blocks) > 12
+    namespace: dict[str, object] = {"__name__": "page"}
+    warnings.simplefilter("error", xr_daisi.NoObservationsWarning)
+    for number, block in enumerate(blocks):
+        exec(compile(block, f"block {number} of observations.md", "exec"), namespace)

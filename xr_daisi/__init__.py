@@ -7,6 +7,7 @@ from xr_daisi import accessor as _accessor  # noqa: F401  registers .daisi
 from xr_daisi._version import __version__
 from xr_daisi.analysis import assimilate
 from xr_daisi.check import check
+from xr_daisi.duplicates import RepeatedObservationsWarning
 from xr_daisi.errors import (
     DaisiError,
     DaisiTypeError,
@@ -26,6 +27,7 @@ from xr_daisi.feedback_table import summary_table
 from xr_daisi.formats import convert_observations, read_observations, write_observations
 from xr_daisi.guidance import GuidanceWarning
 from xr_daisi.latent import invert, sample
+from xr_daisi.observation_quality import FlagWarning
 from xr_daisi.operators import on_grid
 from xr_daisi.options import set_options
 from xr_daisi.priors import FlowPrior
@@ -39,12 +41,14 @@ __all__ = [
     "DaisiError",
     "DaisiTypeError",
     "DivergenceError",
+    "FlagWarning",
     "FlowPrior",
     "GuidanceWarning",
     "NoObservationsWarning",
     "ObservationError",
     "OperatorError",
     "PriorError",
+    "RepeatedObservationsWarning",
     "SettingsError",
     "StateError",
     "TrustReport",
