@@ -44,7 +44,7 @@ def polar(step: float = 500.0, half: float = 3000.0, **coords: Any) -> xr.Datase
 def places(n: int = 400, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     x, y = rng.uniform(-2900, 2900, (2, n))
-    x[:2], y[:2] = 0.0, (0.0, 1e-9)  # the pole itself, which is a node of the grid
+    x[0], y[0] = 0.0, 0.0  # the pole itself, which is a node of the grid
     lat, lon = stereographic(x, y)
     return lat, lon + 360 * rng.integers(-1, 2, n)
 

@@ -242,7 +242,7 @@ def test_discs_on_the_sphere_over_pole_and_date_line() -> None:
 def test_every_value_has_its_own_footprint() -> None:
     spec = plane()
     y, x = np.meshgrid(spec.coords["y"], spec.coords["x"], indexing="ij")
-    obs = points(np.zeros(4), "u", x=np.zeros(4), y=np.zeros(4))
+    obs = points(np.arange(4.0), "u", x=np.zeros(4), y=np.zeros(4))
     obs["u_footprint"] = ("obs", [0.0, 4000.0, 8000.0, np.nan], {"units": "m"})
     found = observed(obs, spec, (x**2 + y**2)[None])
     np.testing.assert_allclose(found, [0.0, 2.0, 8.0, 0.0], atol=0.4)
