@@ -135,9 +135,11 @@ def assimilate(
     ----------
     forecast : xarray.Dataset
         Fields on the prior's grid, with any of a member, time and level dimension in any order;
-        in memory or dask-backed.
+        in memory or dask-backed. NaN at the same points of all members and times are holes of the
+        domain, such as land; they stay NaN.
     obs : xarray.Dataset or sequence of them
-        Observations: points, station series, or fields with NaN where nothing is observed.
+        Observations in any form that `read_observations` knows: points, station series, profiles,
+        swaths, fields with NaN where nothing is observed, tables, files.
     prior : FlowPrior, str or Path, optional
         The prior, its file, URL or registered name. When None: the one that
         ``forecast.attrs["daisi_prior"]`` names, that of `set_options`, or the one registered prior
@@ -164,11 +166,13 @@ def assimilate(
     operator : mapping, optional
         ``{observed variable: function or name}``. The function takes ``{state variable: tensor}``
         in physical units, each ``(batch, n)`` at the observations' places, and returns ``(batch,
-        n)``; it must be differentiable by torch. Names: ``"log"``, ``"arctan"``, ``"square"``,
-        ``"abs"``, ``"wind_speed"``. The observation is then in the operator's output units.
+        n)``; it must be differentiable by torch. `xr_daisi.on_grid` makes one of whole fields.
+        Names: ``"log"``, ``"arctan"``, ``"square"``, ``"abs"``, ``"threshold(value, width)"``,
+        ``"wind_speed"``, ``"wind_direction"``, ``"relative_humidity"``.
     obs_error : float or mapping, optional
         Standard deviation where the observations bring none, in their own units (a difference:
-        0.5 degC is 0.5 K).
+        0.5 degC is 0.5 K): a number, ``{variable: number}`` or ``{variable: {instrument:
+        number}}``, ``"*"`` for every other instrument.
     time_tolerance : str, timedelta or timedelta64, optional
         How far from a forecast time an observation may be; half the forecast's time step, 30
         minutes for a single time.
@@ -234,6 +238,10 @@ def assimilate(
         Where no observation can be used: the forecast is returned.
     GuidanceWarning
         Where the linear solver of the guidance had to stop early.
+    FlagWarning
+        Where a quality flag has a meaning that is not known.
+    RepeatedObservationsWarning
+        Where several values of a Dataset share variable, place and time.
 
     References
     ----------
