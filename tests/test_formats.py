@@ -430,3 +430,19 @@ def test_a_damaged_file(tmp_path: Path) -> None:
 
 def test_it_is_public() -> None:
     assert xr_daisi.read_observations is read_observations
+
+
+def test_periods_in_seconds_are_numbers(tmp_path: Path) -> None:
+    """Files are decoded by a rule that takes anything in seconds for a duration."""
+    ds = series().rename(t2m="period", t2m_error="period_error", t2m_quality="period_quality")
+    ds.period.attrs = {"units": "s", "standard_name": "sea_surface_wave_mean_period"}
+    ds.to_netcdf(tmp_path / "waves.nc")
+    for source in (
+        tmp_path / "waves.nc",
+        xr.open_dataset(tmp_path / "waves.nc", decode_cf=False),
+        xr.open_dataset(tmp_path / "waves.nc", decode_timedelta=True),
+    ):
+        obs = read_observations(source)
+        assert obs.period.dtype.kind == "f"
+        assert obs.period.attrs["units"] == "s"
+        np.testing.assert_allclose(obs.period, ds.period, rtol=1e-6)

@@ -534,3 +534,25 @@ def test_options_go_through_the_attributes_of_a_file(tmp_path: Path) -> None:
     }
     assert table.t2m_status.values.tolist() == [0, 0, 9, 0, 0, 0]
     np.testing.assert_allclose(table.t2m_error[:2], [0.45, 1.05])
+
+
+def test_too_many_correlated_errors_for_a_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xr_daisi.error_structure.LARGEST_BLOCK", 5)
+    with pytest.raises(ObservationError, match=r"6 observations.*at most 5; thin them"):
+        assimilate(
+            FORECAST, points(), PRIOR, obs_error=1.0, error_correlation={"t2m": 5.0}, **QUICK
+        )
+
+
+def test_directions_are_not_averaged_and_levels_not_mixed() -> None:
+    from xr_daisi.thinning import thinned
+
+    prior = gaussian_prior(levels=True)
+    obs = points(4)
+    obs["latitude"][:], obs["longitude"][:] = 52.0, 1.0
+    obs = obs.assign_coords(level=("obs", [850.0, 850.0, 500.0, 510.0]))
+    obs = obs.assign_coords(instrument=("obs", list("abcd")))
+    plan = match_observations(obs, prior.spec, ONE, obs_error=1.0)
+    averaging = thinned(plan.batch(0), plan.axes, 20.0).averaging
+    assert averaging is not None
+    assert averaging.group.tolist() in ([0, 0, 1, 1], [1, 1, 0, 0])

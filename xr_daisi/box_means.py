@@ -89,7 +89,8 @@ def interval_means(
     total = weight.sum(axis=0)
     # An interval without length is a point.
     point = np.abs(b - a) <= 1e-12 * np.maximum(1.0, np.abs(a))
-    share = (a - nodes[start]) / (nodes[start + 1] - nodes[start])
+    gap = nodes[start + 1] - nodes[start]
+    share = (a - nodes[start]) / np.where(gap > 0, gap, 1.0)
     weight = np.where(point, 0.0, weight / np.where(point, 1.0, total))
     weight[0] += np.where(point, 1.0 - share, 0.0)
     weight[1] += np.where(point, share, 0.0)

@@ -46,6 +46,8 @@ TABLES: dict[str, Callable[..., pd.DataFrame]] = {
     ".parquet": pd.read_parquet,
 }
 
+PERIODS = {"seconds": "s", "sec": "s", "minutes": "min", "hours": "h", "days": "D", "h": "h"}
+
 FORMS: dict[str, Callable[..., Any]] = {
     "point": to_points,
     "contiguous": to_contiguous,
@@ -158,7 +160,7 @@ def _from_dataset(ds: xr.Dataset, variable: str | None) -> xr.Dataset:
         return from_ioda_v1(ds)
     if is_torch_assimilate(ds):
         return from_torch_assimilate(ds, variable)
-    ds = _decoded(ds)
+    ds = _with_periods(_decoded(ds))
     return from_discrete_sampling(ds) if is_discrete_sampling(ds) else ds
 
 
@@ -173,12 +175,27 @@ def _decoded(ds: xr.Dataset) -> xr.Dataset:
     if not raw:
         return ds
     try:
-        return xr.decode_cf(ds)
+        return xr.decode_cf(ds, decode_timedelta=False)
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         reason = str(error).splitlines()[0]
         found = f"what cannot be decoded ({reason})"
         expected = "attributes as the CF conventions have them"
         raise ObservationError(problem("observations", found, expected)) from error
+
+
+def _with_periods(ds: xr.Dataset) -> xr.Dataset:
+    """Undo what decoding made of quantities in seconds, such as the period of waves.
+
+    Coordinates that are durations stay what they are.
+    """
+    changed = {}
+    for name, variable in ds.data_vars.items():
+        unit = str(variable.encoding.get("units", ""))
+        if variable.dtype.kind == "m" and unit:
+            step = np.timedelta64(pd.Timedelta(1, PERIODS.get(unit, unit)))  # type: ignore[arg-type]
+            plain = xr.where(variable.isnull(), np.nan, variable / step)
+            changed[name] = plain.assign_attrs(variable.attrs).assign_attrs(units=unit)
+    return ds.assign(changed) if changed else ds
 
 
 def convert_observations(obs: xr.Dataset, to: str, **options: Any) -> Any:
