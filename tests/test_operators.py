@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -465,13 +464,12 @@ def test_names_are_documented() -> None:
         assert f'"{name}' in text, name
 
 
-def test_a_million_points_take_seconds() -> None:
+def test_a_million_points() -> None:
+    """How long they take is measured by benchmarks/observation_operator.py."""
     lat, lon = np.linspace(90, -90, 721), np.arange(1440) * 0.25
     spec = spec_from_dataset(template(lat, lon))
     rng = np.random.default_rng(0)
     n = 10**6
     obs = points(rng.normal(size=n), lat=rng.uniform(-90, 90, n), lon=rng.uniform(-180, 180, n))
-    start = time.perf_counter()
     tensors = batch_of(obs, spec).to_tensors(normalization(spec))
-    assert time.perf_counter() - start < 10
     assert tensors.values.shape == (n,)
