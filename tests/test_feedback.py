@@ -325,3 +325,12 @@ def test_what_was_clipped_is_counted(tmp_path: Path) -> None:
     with xr.open_dataset(tmp_path / "feedback.nc") as again:
         assert int(again.tp_at_bound_analysis) == int(at_bound)
         assert int(feedback_summary(again).tp_at_bound_analysis) == int(at_bound)
+
+
+def test_a_single_value_without_any_dimension() -> None:
+    ds = forecast(times=TIMES[:1])
+    obs = xr.Dataset({"t2m": 281.0}, {"latitude": 51.0, "longitude": 0.5, "time": TIMES[0]})
+    found = feedback(ds, obs, analyse(ds, obs, obs_error=1.0))
+    assert found.t2m_status.item() == 0
+    assert found.t2m_forecast.dims == ("member",)
+    assert 0 <= found.t2m_rank.item() <= 4

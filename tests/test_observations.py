@@ -820,3 +820,16 @@ def test_vertical_coordinates_that_are_not_there() -> None:
     with pytest.raises(ObservationError, match="expected a coordinate 'level'"):
         match(named, spec=both)
     assert match(named.rename(t="s"), spec=both).counts == {"used": 3}
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_single_value_without_any_dimension(lazy: bool) -> None:
+    obs = xr.Dataset(
+        {"t2m": 281.0}, coords={"latitude": 51.0, "longitude": 0.5, "time": FORECAST_TIME}
+    )
+    plan = match(obs.chunk() if lazy else obs, np.array([FORECAST_TIME]))
+    assert plan.batch(0).values.tolist() == [281.0]
+    assert plan.batch(0).rows.tolist() == [0]
+
+
+FORECAST_TIME = np.datetime64("2019-03-01T00", "ns")

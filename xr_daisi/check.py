@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
@@ -18,7 +19,7 @@ from xr_daisi.check_values import (
     normalisation_lines,
 )
 from xr_daisi.circular import next_to, periods_of
-from xr_daisi.errors import DaisiError, DaisiTypeError
+from xr_daisi.errors import DaisiError, DaisiTypeError, problem
 from xr_daisi.estimate import make_plan
 from xr_daisi.latent import check_dataset, make_engine
 from xr_daisi.layout import layout_of
@@ -88,6 +89,12 @@ def check(
         Where the forecast is no Dataset.
     """
     check_dataset(forecast, "forecast")
+    given: object = members
+    if isinstance(given, bool) or not isinstance(given, (int, np.integer)) or given < 1:
+        raise DaisiTypeError(problem("members", repr(members), "a positive integer"))
+    unknown = sorted(set(reading) - {f.name for f in fields(ObservationOptions)})
+    if unknown:
+        raise DaisiTypeError(problem("check", f"the keywords {unknown}", "those of assimilate"))
     lines: list[Line] = []
 
     def guarded(name: str, look: Callable[[], list[Line]]) -> bool:

@@ -257,7 +257,7 @@ def with_value_statistics(feedback: xr.Dataset, *, seed: int = 0) -> xr.Dataset:
 
 def _ranks(pair: Compared, keys: Keys, seed: int) -> NDArray[np.float32]:
     """Ranks by departures alone, so that directions are ranked by the shorter way round."""
-    start = _hashed(keys ^ _hashed(np.full(1, seed, dtype=np.uint64)))
+    start = _hashed(keys ^ _hashed(np.full(1, seed, dtype=np.uint64))).reshape(keys.shape)
     below = np.zeros(pair.o_minus_b.shape)
     ties = np.zeros(pair.o_minus_b.shape)
     for number, member in enumerate(pair.background):
@@ -293,7 +293,8 @@ def _bits(values: NDArray[Any]) -> Keys:
     if kind in "mM":
         return values.astype("int64").astype(np.uint64)
     if kind in "fiub":
-        return np.ascontiguousarray(values.astype(np.float64) + 0.0).view(np.uint64)
+        bits = np.ascontiguousarray(values.astype(np.float64) + 0.0).view(np.uint64)
+        return bits.reshape(values.shape)  # a scalar is one again
     texts, number = np.unique(values.astype(np.str_), return_inverse=True)
     codes = np.asarray([zlib.crc32(text.encode()) for text in texts.tolist()], dtype=np.uint64)
     return codes[number].reshape(values.shape)

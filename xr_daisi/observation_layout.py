@@ -87,7 +87,7 @@ class Layout:
     def flat_index(self, times: Ints, places: Ints) -> Ints:
         """Position in the variable's own C order; `times` and `places` broadcast."""
         strides = np.cumprod((1, *self.shape[:0:-1]))[::-1]
-        stride = dict(zip(self.dims, strides.tolist(), strict=True))
+        stride = dict(zip(self.dims, strides.tolist(), strict=False))  # a scalar has no dimension
         sizes = dict(zip(self.dims, self.shape, strict=True))
         index = np.asarray(times * stride[self.time_dim] if self.time_dim else 0 * times)
         rest = places

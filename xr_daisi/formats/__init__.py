@@ -255,6 +255,9 @@ def write_observations(
     DaisiError
         For an ending that does not fit.
     """
+    if not isinstance(obs, xr.Dataset):
+        remedy = "xr_daisi.read_observations makes one"
+        raise DaisiTypeError(problem("observations", type(obs).__name__, "a Dataset", remedy))
     target = Path(path).expanduser()
     ending = target.suffix.lower()
     to = "table" if to is None and ending in TABLES else to

@@ -121,9 +121,10 @@ def _columns(table: pd.DataFrame) -> dict[Any, str]:
     found: dict[Any, str] = {}
     for wanted, meaning in REQUIRED.items():
         present = [name for name in SYNONYMS[wanted] if name in lower]
-        if not present and wanted in ("time", "lat", "lon") and wanted in (table.index.names or ()):
+        indexed = [n for n in table.index.names if n is not None and n in SYNONYMS[wanted]]
+        if not present and indexed:
             expected = f"a column {wanted!r}"
-            text = f"{wanted!r} in the index"
+            text = f"{indexed[0]!r} in the index"
             problems.append(problem("table", text, expected, "table = table.reset_index()"))
         elif not present:
             expected = f"a column {wanted!r}: {meaning}"
