@@ -11,6 +11,7 @@ import xarray as xr
 
 from xr_daisi.blocks import far_from_ensemble, trajectories
 from xr_daisi.bounds import BoundCounter, bound_variables
+from xr_daisi.duplicates import RepeatedObservationsWarning
 from xr_daisi.errors import (
     DaisiTypeError,
     NoObservationsWarning,
@@ -27,6 +28,7 @@ from xr_daisi.lazy_blocks import whole_windows
 from xr_daisi.observation_coordinates import find_coordinates
 from xr_daisi.observation_holes import outside_holes
 from xr_daisi.observation_options import ObservationOptions
+from xr_daisi.observation_quality import FlagWarning
 from xr_daisi.observation_status import Status
 from xr_daisi.observations import ObservationBatch, ObservationPlan, match_observations
 
@@ -121,8 +123,9 @@ def feedback(
     layouts = layout_of(forecast, spec), layout_of(analysis, spec)
     _check_pair(*layouts)
     with warnings.catch_warnings():
-        # That nothing overlaps was said by assimilate, and shows in the statuses.
-        warnings.simplefilter("ignore", NoObservationsWarning)
+        # What is not used, and why, was said by assimilate, and shows in the statuses.
+        for known in (NoObservationsWarning, FlagWarning, RepeatedObservationsWarning):
+            warnings.simplefilter("ignore", known)
         plan = match_observations(datasets, spec, layouts[0].time_values, options)
     holes = holes_of(np.asarray(layouts[0].stack(forecast)[0, 0]))
     batches = [outside_holes(plan.window_batch(window), holes) for window in plan.windows]

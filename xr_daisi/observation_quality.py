@@ -25,7 +25,7 @@ FITNESS = (
         re.compile(
             r"bad|fail|suspect|reject|erron|error|invalid|doubt|question|missing|(not|no)_good|"
             r"spike|stuck|out_of_range|unusable|do_not_use|not_valid|unreliable|degraded|poor|"
-            r"blacklist|duplicate|outlier"
+            r"blacklist|duplicate|outlier|^no_data|^worst|^low_quality|^estimated|^not_used|^flagged"
         ),
         False,
     ),
