@@ -140,11 +140,8 @@ class Engine:
             Naming the members that left every bound.
         """
         s = self.settings
-        device, flow = self.device_and_flow()
         holes = holes_of(states[0])
-        keep = self._keep(holes)
-        if keep is not None:
-            flow = MaskedFlow(flow, keep)
+        device, flow = self._flow(holes)
         tensors = observations.to_tensors(self.normalization, device, self.solver_dtype)
         guided = GuidedFlow(
             flow,
@@ -210,11 +207,8 @@ class Engine:
             Naming the members that left every bound.
         """
         s = self.settings
-        _, flow = self.device_and_flow()
         holes = holes_of(states[0])
-        keep = self._keep(holes)
-        if keep is not None:
-            flow = MaskedFlow(flow, keep)
+        _, flow = self._flow(holes)
         out = np.empty(states.shape)
         for part, x, source in self._batches(states, holes, time, first_member):
             z = invert(
@@ -256,11 +250,8 @@ class Engine:
             Naming the members that left every bound.
         """
         s = self.settings
-        _, flow = self.device_and_flow()
         holes = holes_of(states[0])
-        keep = self._keep(holes)
-        if keep is not None:
-            flow = MaskedFlow(flow, keep)
+        _, flow = self._flow(holes)
         out = np.empty(states.shape)
         inverse, guided = s.step_counts
         for part, x, source in self._batches(states, holes, time, 0):
@@ -293,12 +284,10 @@ class Engine:
             Naming the members that left every bound.
         """
         s = self.settings
-        device, flow = self.device_and_flow()
         shape = self.prior.spec.shape
         holes = self.prior.holes
+        device, flow = self._flow(holes)
         keep = self._keep(holes)
-        if keep is not None:
-            flow = MaskedFlow(flow, keep)
         out = np.empty((members, *shape))
         for start in range(0, members, self.batch_size):
             stop = min(start + self.batch_size, members)
@@ -342,6 +331,12 @@ class Engine:
             x = torch.from_numpy(fill_holes(normalised, holes)).to(device, self.solver_dtype)
             members = range(first_member + part.start, first_member + part.stop)
             yield part, x, self._source(time, members, keep)
+
+    def _flow(self, holes: NDArray[np.bool_] | None) -> tuple[torch.device, Flow]:
+        """Device, and the flow on it, blind to holes."""
+        device, flow = self.device_and_flow()
+        keep = self._keep(holes)
+        return device, flow if keep is None else MaskedFlow(flow, keep)
 
     def _keep(self, holes: NDArray[np.bool_] | None) -> Tensor | None:
         if holes is None or not holes.any():

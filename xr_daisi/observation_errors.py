@@ -20,7 +20,7 @@ from xr_daisi.units import conversion
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["INSTRUMENTS", "check_values", "error_variable", "errors_of"]
+__all__ = ["INSTRUMENTS", "ancillary", "check_values", "error_variable", "errors_of"]
 
 INSTRUMENTS = (
     *("instrument", "sensor", "platform", "platform_name", "satellite", "source", "network"),
@@ -46,6 +46,23 @@ def error_variable(ds: xr.Dataset, name: str) -> str | None:
     str or None
         From its ``ancillary_variables``, else ``<name>_error``; None where there is none.
     """
+    plain = f"{name}_error"
+    found = ancillary(ds, name, ("standard_error",))
+    return found or (plain if plain in ds.variables else None)
+
+
+def ancillary(ds: xr.Dataset, name: str, endings: tuple[str, ...]) -> str | None:
+    """Name of an ancillary variable by how its standard name ends; None where there is none.
+
+    Parameters
+    ----------
+    ds : Dataset
+        Observations.
+    name : str
+        The observed variable.
+    endings : tuple of str
+        Of the standard name.
+    """
     variable = ds.variables[name]
     # With decode_coords="all" xarray moves the attribute to the encoding.
     listed = variable.attrs.get("ancillary_variables") or variable.encoding.get(
@@ -54,10 +71,9 @@ def error_variable(ds: xr.Dataset, name: str) -> str | None:
     for other in str(listed).split():
         if other in ds.variables:
             kind = str(ds.variables[other].attrs.get("standard_name", ""))
-            if kind.strip().endswith("standard_error"):
+            if kind.strip().endswith(endings):
                 return other
-    plain = f"{name}_error"
-    return plain if plain in ds.variables else None
+    return None
 
 
 def errors_of(

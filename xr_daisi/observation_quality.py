@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xr_daisi.errors import ObservationError, problem
+from xr_daisi.observation_errors import ancillary, error_variable
 from xr_daisi.observation_options import ObservationOptions
 from xr_daisi.observation_status import Status
 from xr_daisi.user_warnings import warn_user
@@ -63,17 +64,9 @@ def flag_variable(ds: xr.Dataset, name: str) -> str | None:
         From its ``ancillary_variables``, else ``<name>_quality`` or ``<name>_qc``; None where there
         is none.
     """
-    variable = ds.variables[name]
-    listed = variable.attrs.get("ancillary_variables") or variable.encoding.get(
-        "ancillary_variables", ""
-    )
-    for other in str(listed).split():
-        if other in ds.variables:
-            kind = str(ds.variables[other].attrs.get("standard_name", ""))
-            if kind.strip().endswith(("status_flag", "quality_flag")):
-                return other
     present = [name + suffix for suffix in SUFFIXES if name + suffix in ds.variables]
-    return present[0] if present else None
+    found = ancillary(ds, name, ("status_flag", "quality_flag"))
+    return found or (present[0] if present else None)
 
 
 def companions(ds: xr.Dataset, name: str) -> set[str]:
@@ -86,8 +79,6 @@ def companions(ds: xr.Dataset, name: str) -> set[str]:
     name : str
         The observed variable.
     """
-    from xr_daisi.observation_errors import error_variable
-
     endings = (*SUFFIXES, "_error", "_error_covariance", "_error_correlation", "_use", "_footprint")
     found = {name + ending for ending in endings if name + ending in ds.variables}
     return found | {n for n in (flag_variable(ds, name), error_variable(ds, name)) if n}
