@@ -6,7 +6,7 @@ import torch
 
 from xr_daisi.errors import SettingsError, problem
 
-__all__ = ["DTYPES", "fast_bfloat16", "resolve_device", "resolve_dtype"]
+__all__ = ["DTYPES", "automatic_batch", "fast_bfloat16", "resolve_device", "resolve_dtype"]
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
@@ -66,3 +66,19 @@ def fast_bfloat16(device: torch.device) -> bool:
         found = find() if find is not None else {}
         return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
     return False
+
+
+POINTS_PER_BATCH = {"cpu": 1 << 17, "cuda": 1 << 22}
+
+
+def automatic_batch(points: int, device: torch.device) -> int:
+    """Return how many members to push through the network at once.
+
+    Parameters
+    ----------
+    points : int
+        Grid points of a state.
+    device : torch.device
+        A CPU gains nothing from batches beyond its caches; a GPU needs them to be busy.
+    """
+    return max(1, POINTS_PER_BATCH.get(device.type, 1 << 17) // max(points, 1))

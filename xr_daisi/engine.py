@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from xr_daisi.devices import resolve_device, resolve_dtype
+from xr_daisi.devices import automatic_batch, resolve_device, resolve_dtype
 from xr_daisi.errors import DivergenceError, OperatorError, SettingsError, problem
 from xr_daisi.guidance import GuidedFlow
 from xr_daisi.holes import MaskedFlow, MaskedNoise, fill_holes, holes_of
@@ -30,28 +30,13 @@ if TYPE_CHECKING:
     from xr_daisi.settings import Settings
     from xr_daisi.state import Normalization
 
-__all__ = ["Engine", "automatic_batch"]
+__all__ = ["Engine"]
 
 RUNAWAY = 1e3
 """A normalised state this many times larger than any forecast has diverged, finite or not."""
 
 FAR = 30.0
 """Standard deviations of the prior beyond which a forecast has wrong units rather than weather."""
-
-POINTS_PER_BATCH = {"cpu": 1 << 17, "cuda": 1 << 22}
-
-
-def automatic_batch(points: int, device: torch.device) -> int:
-    """Return how many members to push through the network at once.
-
-    Parameters
-    ----------
-    points : int
-        Grid points of a state.
-    device : torch.device
-        A CPU gains nothing from batches beyond its caches; a GPU needs them to be busy.
-    """
-    return max(1, POINTS_PER_BATCH.get(device.type, 1 << 17) // max(points, 1))
 
 
 @dataclass(frozen=True)

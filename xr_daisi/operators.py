@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from xr_daisi.errors import OperatorError, problem
+from xr_daisi.grid_functions import GridFunction, PointFunction, on_grid
 from xr_daisi.interpolation import Gather, LevelKey, Points
 from xr_daisi.named_operators import (
     NAMED_OPERATORS,
@@ -44,8 +45,6 @@ __all__ = [
 COMPONENTS = {"u", "v", "u10", "v10", "ua", "va", "uo", "vo", "uas", "vas", "10u", "10v"}
 """Names of vector components that have no standard name."""
 
-PointFunction = Callable[[Mapping[str, "Tensor"]], "Tensor"]
-
 
 @dataclass(frozen=True)
 class _Applied:
@@ -74,65 +73,6 @@ def level_of(state: Mapping[str, Tensor], variable: str) -> Tensor:
     """Vertical coordinate of the observations, in the units of a variable's levels, shape (n,)."""
     levels: Tensor = state.levels(variable)  # type: ignore[attr-defined]
     return levels
-
-
-@dataclass(frozen=True)
-class GridFunction:
-    """A function of whole fields, whose result is interpolated to the observations.
-
-    Parameters
-    ----------
-    function : callable
-        Takes ``{state variable: tensor (batch, [level,] *space)}`` in physical units, and returns
-        a tensor ``(batch, [level,] *space)``.
-    units : str, optional
-        Of the result, for conversion to the observation's.
-    """
-
-    function: PointFunction
-    units: str | None = None
-
-    @property
-    def __name__(self) -> str:
-        return getattr(self.function, "__name__", type(self.function).__name__)
-
-    def __call__(self, state: Mapping[str, Tensor]) -> Tensor:
-        """Apply the function."""
-        return self.function(state)
-
-
-def on_grid(function: PointFunction, units: str | None = None) -> GridFunction:
-    """Make an observation operator of a function of whole fields, such as a vorticity.
-
-    Parameters
-    ----------
-    function : callable
-        Takes ``{state variable: tensor}`` in physical units, each ``(batch, *space)``, or ``(batch,
-        level, *space)`` for a variable with levels; returns a tensor ``(batch, *space)`` or
-        ``(batch, level, *space)``, which is interpolated to the observations. It must be
-        differentiable by torch. Holes of the domain hold means.
-    units : str, optional
-        Units of the result; it is converted to those of the observations.
-
-    Returns
-    -------
-    GridFunction
-        For the keyword `operator` of `assimilate`.
-
-    Raises
-    ------
-    OperatorError
-        For what is no function.
-
-    Examples
-    --------
-    >>> import xr_daisi
-    >>> operator = {"gradient": xr_daisi.on_grid(lambda s: s["t"] - s["t"].roll(1, dims=-1))}
-    """
-    if not callable(function):
-        found = f"an object of type {type(function).__name__}"
-        raise OperatorError(problem("on_grid", found, "a function of {state variable: tensor}"))
-    return GridFunction(function, units)
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xr_daisi.devices import resolve_device
-from xr_daisi.engine import Engine, automatic_batch
+from xr_daisi.devices import automatic_batch, resolve_device
+from xr_daisi.engine import Engine
 from xr_daisi.flow import Flow
 from xr_daisi.holes import MaskedNoise
 from xr_daisi.sampling import NoiseSource
