@@ -14,7 +14,15 @@ from labelled import MEAN, QUICK, STD, covariance
 from test_geometry import smooth
 
 import xr_daisi
-from xr_daisi import FlowPrior, NoObservationsWarning, StateError, assimilate, feedback, train_prior
+from xr_daisi import (
+    FlowPrior,
+    NoObservationsWarning,
+    ObservationError,
+    StateError,
+    assimilate,
+    feedback,
+    train_prior,
+)
 from xr_daisi.observations import match_observations
 from xr_daisi.state import StateSpec, spec_from_dataset
 
@@ -214,3 +222,16 @@ def test_a_grid_with_missing_places() -> None:
     with pytest.warns(NoObservationsWarning):
         plan = match_observations(points(*far), spec, None, obs_error=1.0)
     assert plan.counts == {"outside the grid": 1}
+
+
+def test_boxes_are_an_error_rather_than_points() -> None:
+    spec = spec_from_dataset(polar())
+    obs = points([80.0], [10.0])
+    obs.t2m.attrs["cell_methods"] = "area: mean"
+    for name in ("lat", "lon"):
+        obs[name].attrs["bounds"] = f"{name}_b"
+        obs[f"{name}_b"] = (("obs", "nv"), [[obs[name].item() - 1, obs[name].item() + 1]])
+    with pytest.raises(ObservationError, match=r"means over boxes.*footprint="):
+        match_observations(obs, spec, None, obs_error=1.0)
+    plan = match_observations(obs, spec, None, obs_error=1.0, footprint={"t2m": "200 km"})
+    assert plan.counts == {"used": 1}

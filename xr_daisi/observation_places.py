@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xr_daisi.errors import ObservationError, problem
 from xr_daisi.footprints import NODE_DIM, Footprint, disc_means, line_means
 from xr_daisi.grids import RegularGrid, grid_of
 from xr_daisi.interpolation import Axis, Floats, Ints, LevelKey, Located, Nodes, Points
@@ -116,7 +117,11 @@ def _nodes(
         count = max(len(line) for line in lines)
         return line_means(grid, axes, [np.broadcast_to(x, (count, x.shape[1])) for x in lines])
     footprint = geometry.footprint
-    if footprint is not None and footprint.boxes is not None and isinstance(grid, RegularGrid):
+    if footprint is not None and footprint.boxes is not None:
+        if not isinstance(grid, RegularGrid):
+            found_text = "means over boxes, on a grid with two-dimensional latitude and longitude"
+            remedy = "pass footprint={variable: diameter}, or drop the attribute cell_methods"
+            raise ObservationError(problem("observations", found_text, "points or discs", remedy))
         lower, upper = (
             [spread(dims, ends[side]) for dims, *ends in footprint.boxes] for side in (0, 1)
         )
