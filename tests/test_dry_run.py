@@ -49,12 +49,17 @@ def counting_prior() -> FlowPrior:
     [
         {},
         {"solver": "euler"},
+        {"solver": "heun"},
         {"t_min": 0.0},
         {"t_min": 0.0, "solver": "euler"},
+        {"t_min": 0.0, "solver": "heun"},
         {"t_min": 0.0, "steps": 1},
         {"t_min": 0.0, "steps": 1, "solver": "euler"},
+        {"t_min": 0.0, "steps": 1, "solver": "heun"},
         {"steps": 1},
         {"steps": (2, 3), "corrector_steps": 2},
+        {"steps": (2, 3), "corrector_steps": 2, "solver": "heun"},
+        {"t_min": 0.0, "steps": 3, "corrector_steps": 1},
         {"guidance": "none"},
         {"guidance": "dps", "strength": 0.01},
         {"guidance": "dps-normalized"},
@@ -110,12 +115,12 @@ def test_times_that_have_missing_values_only_cost_nothing() -> None:
     obs.t2m[1] = np.nan
     plan = assimilate(FORECAST, obs, gaussian_prior(), dry_run=True, **QUICK)
     assert plan.times_with_observations == 2
-    assert plan.forwards == 2 * 4 * 16
+    assert plan.forwards == 2 * 4 * 8
 
 
 def test_evaluations_without_observations() -> None:
     assert evaluations(Settings(), 0) == (0, 0)
-    assert evaluations(Settings(), 1)[1] == 39  # one observation, one iteration
+    assert evaluations(Settings(), 1)[1] == 20  # one observation, one iteration
 
 
 def test_plans_fail_as_the_analysis_would() -> None:

@@ -24,6 +24,7 @@ from xr_daisi.sampling import (
     generate,
     initial_noise,
     invert,
+    step_times,
 )
 
 N = 8
@@ -94,7 +95,8 @@ def test_noise_source_pickles_and_says_what_it_is() -> None:
 
 @pytest.mark.parametrize("interpolant", INTERPOLANTS.values(), ids=list(INTERPOLANTS))
 @pytest.mark.parametrize(
-    ("solver", "steps", "bound"), [("euler", 100, 2e-2), ("heun", 10, 2e-3), ("heun", 25, 1.5e-4)]
+    ("solver", "steps", "bound"),
+    [("euler", 100, 2e-2), ("heun", 10, 2e-3), ("heun", 25, 1.5e-4), ("adams", 20, 5e-3)],
 )
 def test_there_and_back(solver: str, steps: int, bound: float, interpolant: Interpolant) -> None:
     flow = Flow(GaussianVelocity(MEAN, COVARIANCE, interpolant), interpolant)
@@ -104,7 +106,7 @@ def test_there_and_back(solver: str, steps: int, bound: float, interpolant: Inte
     assert relative(z, FORECAST) > 0.3
 
 
-@pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("heun", 2)])
+@pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("heun", 2), ("adams", 2)])
 @pytest.mark.parametrize("t_min", [0.0, 0.3])
 def test_order_of_convergence(solver: str, order: int, t_min: float) -> None:
     z = normal((4, N), 3)
@@ -118,7 +120,7 @@ def test_order_of_convergence(solver: str, order: int, t_min: float) -> None:
     assert errors[0] / errors[1] == pytest.approx(2**order, rel=0.15)
 
 
-@pytest.mark.parametrize("solver", ["euler", "heun"])
+@pytest.mark.parametrize("solver", ["euler", "heun", "adams"])
 def test_number_and_times_of_evaluations(solver: str) -> None:
     times: list[float] = []
 
@@ -130,16 +132,60 @@ def test_number_and_times_of_evaluations(solver: str) -> None:
             return Drift(torch.zeros_like(x), torch.zeros_like(x))
 
     generate(Recorder(), FORECAST, t_min=0.5, steps=2, solver=solver)
-    assert times == ([0.5, 0.75] if solver == "euler" else [0.5, 0.75, 0.75, 1.0])
+    middle = 1.0 - 0.5 * 0.5**1.5 if solver == "adams" else 0.75
+    assert times == ([0.5, 0.75, 0.75, 1.0] if solver == "heun" else [0.5, middle])
     times.clear()
     invert(Recorder(), FORECAST, t_min=0.5, steps=2, solver=solver)
-    assert times == ([1.0, 0.75] if solver == "euler" else [1.0, 0.75, 0.75, 0.5])
+    assert times == ([1.0, 0.75, 0.75, 0.5] if solver == "heun" else [1.0, middle])
+    times.clear()
+    generate(Recorder(), FORECAST, t_min=0.0, steps=1, solver=solver)
+    assert times == ([0.0] if solver == "euler" else [0.0, 0.5])
     times.clear()
     source = NoiseSource(0, "a", range(6))
     generate(
         Recorder(), FORECAST, t_min=0.5, steps=2, solver="euler", corrector_steps=3, source=source
     )
     assert times == [0.5, 0.75, 0.75, 0.75, 0.75]
+
+
+def test_steps_of_adams_are_graded() -> None:
+    times = step_times(0.2, 4, "adams")
+    assert times[0] == pytest.approx(0.2)
+    assert times[-1] == 1.0
+    assert (np.diff(times, n=2) < 0.0).all()
+    np.testing.assert_allclose(step_times(0.2, 4, "heun"), [0.2, 0.4, 0.6, 0.8, 1.0])
+
+
+def test_adams_integrates_a_drift_linear_in_time_exactly() -> None:
+    """The two-step formula has no error for it, whatever the steps; its first step is Euler's."""
+
+    class Linear:
+        interpolant = LINEAR
+
+        def evaluate(self, x: Tensor, t: float) -> Drift:
+            return Drift(torch.full_like(x, t), torch.zeros_like(x))
+
+    x = torch.zeros(1, 1, dtype=torch.float64)
+    times = step_times(0.2, 6, "adams")
+    first = (times[1] - times[0]) ** 2 / 2
+    exact = (1.0 - 0.2**2) / 2
+    assert float(generate(Linear(), x, t_min=0.2, steps=6)) == pytest.approx(exact - first)
+
+
+def test_adams_takes_the_steps_of_heun_between_corrections() -> None:
+    times: list[float] = []
+
+    class Recorder:
+        interpolant = LINEAR
+
+        def evaluate(self, x: Tensor, t: float) -> Drift:
+            times.append(t)
+            return Drift(torch.zeros_like(x), torch.zeros_like(x))
+
+    source = NoiseSource(0, "t", range(6))
+    generate(Recorder(), FORECAST, t_min=0.3, steps=2, corrector_steps=1, source=source)
+    start, middle, end = step_times(0.3, 2, "adams")
+    assert times == [start, middle, middle, middle, end]
 
 
 def affine_inverse(solver: str, noise: float, steps: int) -> tuple[Tensor, Tensor]:
@@ -151,7 +197,7 @@ def affine_inverse(solver: str, noise: float, steps: int) -> tuple[Tensor, Tenso
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.03, 0.5])
-@pytest.mark.parametrize(("solver", "bound"), [("euler", 0.1), ("heun", 0.004)])
+@pytest.mark.parametrize(("solver", "bound"), [("euler", 0.1), ("heun", 0.004), ("adams", 0.012)])
 def test_inverse_keeps_the_prior(solver: str, bound: float, noise: float) -> None:
     """The SDE has the marginals of the ODE: samples of the prior become samples at t_min."""
     mean, covariance = affine_inverse(solver, noise, 30)
@@ -161,7 +207,7 @@ def test_inverse_keeps_the_prior(solver: str, bound: float, noise: float) -> Non
 
 @pytest.mark.parametrize("noise", [0.0, 0.03, 0.5])
 @pytest.mark.parametrize("corrector_steps", [0, 2])
-@pytest.mark.parametrize(("solver", "bound"), [("euler", 0.1), ("heun", 0.005)])
+@pytest.mark.parametrize(("solver", "bound"), [("euler", 0.1), ("heun", 0.005), ("adams", 0.015)])
 @pytest.mark.parametrize("t_min", [0.0, 0.3])
 def test_forward_keeps_the_prior(
     solver: str, bound: float, noise: float, corrector_steps: int, t_min: float
@@ -207,7 +253,7 @@ def test_corrector_repairs_a_wrong_start() -> None:
     assert errors[1] < 0.3
 
 
-@pytest.mark.parametrize("solver", ["euler", "heun"])
+@pytest.mark.parametrize("solver", ["euler", "heun", "adams"])
 def test_batches_do_not_change_members(solver: str) -> None:
     source = NoiseSource(0, "t", range(6))
     options = {"t_min": 0.2, "steps": 8, "solver": solver, "noise": 0.1}

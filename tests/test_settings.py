@@ -16,7 +16,7 @@ def test_defaults_are_those_of_the_public_face() -> None:
     assert Settings().to_dict() == {
         "t_min": 0.2,
         "steps": 20,
-        "solver": "heun",
+        "solver": "adams",
         "noise": 0.03,
         "inverse_noise": 0.03,
         "corrector_steps": 0,
@@ -41,7 +41,7 @@ def test_defaults_are_those_of_the_public_face() -> None:
         ({"steps": (10, 0)}, r"steps: found \(10, 0\)"),
         ({"steps": (10, 10, 10)}, r"a pair \(inverse, guided\)"),
         ({"steps": "10"}, "steps: found '10'"),
-        ({"solver": "rk4"}, "solver: found 'rk4', expected one of 'heun', 'euler'"),
+        ({"solver": "rk4"}, "solver: found 'rk4', expected one of 'adams', 'heun', 'euler'"),
         ({"noise": -1.0}, "noise: found -1.0"),
         ({"noise": float("inf")}, "noise: found inf"),
         ({"inverse_noise": "a"}, "inverse_noise: found 'a'"),

@@ -149,8 +149,8 @@ def assimilate(
         the next settings, when left out, are those of the prior's card; 0.2.
     steps : int or pair of int, optional
         Solver steps each way, or (inverse, guided); 20.
-    solver : {"heun", "euler"}, optional
-        Second order with two evaluations a step (the default), or the published first order.
+    solver : {"adams", "heun", "euler"}, optional
+        Second order with one evaluation a step (the default) or two, or the published first order.
     noise, inverse_noise : float, optional
         eps0 of the two stochastic differential equations, normalised units; 0 is the ODE; 0.03.
     corrector_steps : int, optional

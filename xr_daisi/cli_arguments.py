@@ -71,7 +71,7 @@ class Sampling:
 
     t_min: float | None = None
     steps: str | None = None
-    solver: Literal["heun", "euler"] | None = None
+    solver: Literal["adams", "heun", "euler"] | None = None
     noise: float | None = None
     inverse_noise: float | None = None
     corrector_steps: Whole | None = None

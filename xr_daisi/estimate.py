@@ -142,19 +142,23 @@ def evaluations(settings: Settings, observations: int) -> tuple[int, int]:
     if observations == 0:
         return 0, 0
     inverse, guided = settings.step_counts
-    heun = settings.solver == "heun"
-    each = 2 if heun else 1
-    forward = guided * each + (guided - 1) * settings.corrector_steps
+    solver = settings.solver
+    inverse_each = 2 if solver == "heun" else 1
+    if solver == "adams" and settings.corrector_steps:
+        solver = "heun"
+    heun = solver == "heun"
+    at_start = settings.t_min == 0
+    forward = guided * (2 if heun else 1) + (guided - 1) * settings.corrector_steps
+    forward += solver == "adams" and at_start  # the first step is a midpoint step
     # There is no guidance at t = 0, nor at t = 1, where Heun's steps end unless the only one
     # starts at t = 0 and is a midpoint step.
-    at_start = settings.t_min == 0
     at_end = heun and not (at_start and guided == 1)
     per_guided = {"mmps": min(settings.guidance_iterations, observations), "none": 0}
     backward = per_guided.get(settings.guidance, 1)
     if not callable(settings.strength) and settings.strength == 0:
         backward = 0
     backward *= forward - at_start - at_end
-    return forward + (0 if at_start else inverse * each), backward
+    return forward + (0 if at_start else inverse * inverse_each), backward
 
 
 def make_plan(

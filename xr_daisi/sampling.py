@@ -16,15 +16,14 @@ References
 .. [1] M. Andrae et al., "DAISI: Data Assimilation with Inverse Sampling using Stochastic
    Interpolants", arXiv:2512.00252.
 .. [2] P. Kloeden, E. Platen, "Numerical Solution of Stochastic Differential Equations", 1992.
+.. [3] E. Buckwar, R. Winkler, "Multistep methods for SDEs and their application to problems with
+   small noise", SIAM J. Numer. Anal. 44, 2006.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -32,6 +31,7 @@ from torch import Tensor
 
 from xr_daisi.errors import SettingsError, problem
 from xr_daisi.flow import Drift, Interpolant
+from xr_daisi.noise import NoiseSource, initial_noise
 
 __all__ = [
     "SOLVERS",
@@ -41,9 +41,15 @@ __all__ = [
     "generate",
     "initial_noise",
     "invert",
+    "step_times",
 ]
 
-SOLVERS = ("heun", "euler")
+SOLVERS = ("adams", "heun", "euler")
+
+GRADING = 1.5
+"""How the steps of ``"adams"`` shorten towards t = 1: the k-th of N times has
+``1 - t = (1 - t_min) (k / N)**1.5``. A part of the state with standard deviation c becomes visible
+in x_t where ``1 - t`` is about c, so the small scales move within a short time before t = 1."""
 
 CORRECTOR_RATIO = 0.1
 """Step size of the Langevin corrector over ``alpha(t)**2``; see :func:`_correct`."""
@@ -62,82 +68,27 @@ class Evaluable(Protocol):
         ...
 
 
-class NoiseSource:
-    """Standard normal noise of each member, whatever the batch it is computed in.
-
-    A member's noise depends on (seed, time, member, stage, step) alone: each such combination has a
-    counter-based generator of its own. Noise is drawn in single precision on the CPU and then
-    converted, so that device and dtype do not change it either.
+def step_times(t_min: float, steps: int, solver: str) -> list[float]:
+    """Return the times between the steps of a solver, from t_min to 1.
 
     Parameters
     ----------
-    seed : int
-        The user's seed.
-    time : str
-        Label of the analysis time.
-    members : sequence of int
-        Positions of this batch's members in the whole ensemble.
+    t_min : float
+        In [0, 1).
+    steps : int
+        Number of steps.
+    solver : str
+        ``"adams"`` has shorter steps near t = 1, see `GRADING`; those of the others are equal.
+
+    Returns
+    -------
+    list of float
+        ``steps + 1`` times, increasing.
     """
-
-    def __init__(self, seed: int, time: str, members: Sequence[int]) -> None:
-        self.seed = int(seed)
-        self.time = str(time)
-        self.members = tuple(int(member) for member in members)
-
-    def __len__(self) -> int:
-        return len(self.members)
-
-    def __repr__(self) -> str:
-        return f"NoiseSource(seed={self.seed}, time={self.time!r}, members={self.members})"
-
-    def select(self, batch: slice) -> NoiseSource:
-        """Return the source for a part of the members."""
-        return NoiseSource(self.seed, self.time, self.members[batch])
-
-    def draw(
-        self,
-        stage: str,
-        step: int,
-        shape: Sequence[int],
-        *,
-        dtype: torch.dtype,
-        device: torch.device | str,
-    ) -> Tensor:
-        """Draw the noise of one step.
-
-        Parameters
-        ----------
-        stage : str
-            What the noise is for; different stages are independent.
-        step : int
-            Number of the step within the stage.
-        shape : sequence of int
-            Shape of one member.
-        dtype, device
-            Of the result.
-
-        Returns
-        -------
-        Tensor
-            Shape ``(len(members), *shape)``.
-        """
-        noise = np.empty((len(self.members), *shape), dtype=np.float32)
-        for row, member in zip(noise, self.members, strict=True):
-            # The text is unambiguous: no two combinations of seed, time, member and stage share it.
-            text = json.dumps([self.seed, self.time, member, stage]).encode()
-            key = np.frombuffer(hashlib.blake2b(text, digest_size=16).digest(), dtype=np.uint64)
-            # The generator counts in the lowest word; the step in a higher one never overlaps.
-            counter = np.array([0, 0, step, 0], dtype=np.uint64)
-            generator = np.random.Generator(np.random.Philox(counter=counter, key=key))
-            row[...] = generator.standard_normal(row.shape, dtype=np.float32)
-        return torch.from_numpy(noise).to(dtype=dtype, device=device)
-
-
-def initial_noise(
-    source: NoiseSource, shape: Sequence[int], dtype: torch.dtype, device: torch.device | str
-) -> Tensor:
-    """Return fresh noise to start from at t = 0, shape ``(len(source), *shape)``."""
-    return source.draw("initial", 0, shape, dtype=dtype, device=device)
+    if solver != "adams":
+        return np.linspace(t_min, 1.0, steps + 1).tolist()
+    share = np.linspace(1.0, 0.0, steps + 1) ** GRADING
+    return (1.0 - (1.0 - t_min) * share).tolist()
 
 
 def diverged_members(x: Tensor) -> list[int]:
@@ -158,7 +109,7 @@ def invert(
     *,
     t_min: float,
     steps: int,
-    solver: str = "heun",
+    solver: str = "adams",
     noise: float = 0.0,
     source: NoiseSource | None = None,
 ) -> Tensor:
@@ -174,9 +125,10 @@ def invert(
         Where to stop, in [0, 1).
     steps : int
         Number of steps.
-    solver : {"heun", "euler"}
-        ``"heun"`` is of second order with two evaluations a step; ``"euler"`` is the published
-        discretisation, first evaluated at t = 1.
+    solver : {"adams", "heun", "euler"}
+        ``"adams"`` is of second order with one evaluation a step (the two-step method of Adams and
+        Bashforth, with steps that shorten towards t = 1; for the SDE [3]_); ``"heun"`` is of second
+        order with two; ``"euler"`` is the published discretisation, first evaluated at t = 1.
     noise : float
         ``eps0`` of the SDE; 0 is the ODE, an invertible map.
     source : NoiseSource, optional
@@ -197,11 +149,16 @@ def invert(
     arXiv:2512.00252.
     """
     _check(x1, t_min, steps, solver, noise, 0, source)
+    # For the published solver the times are those of the published code, to the last bit.
     times = np.linspace(1.0, t_min, steps + 1).tolist()
-    x = x1
+    if solver == "adams":
+        times = step_times(t_min, steps, solver)[::-1]
+    x, before = x1, None
     with torch.no_grad():
         for k in range(steps):
-            x = _step(flow, x, times[k], times[k + 1], solver, noise, source, "inverse", k)
+            x, before = _step(
+                flow, x, times[k], times[k + 1], solver, noise, source, "inverse", k, before
+            )
     return x
 
 
@@ -211,7 +168,7 @@ def generate(
     *,
     t_min: float,
     steps: int,
-    solver: str = "heun",
+    solver: str = "adams",
     noise: float = 0.0,
     corrector_steps: int = 0,
     source: NoiseSource | None = None,
@@ -228,12 +185,13 @@ def generate(
         Where to start, in [0, 1); at 0, z is noise.
     steps : int
         Number of steps.
-    solver : {"heun", "euler"}
-        As in :func:`invert`; ``"euler"`` is last evaluated one step before t = 1.
+    solver : {"adams", "heun", "euler"}
+        As in :func:`invert`; ``"adams"`` and ``"euler"`` are last evaluated one step before t = 1.
     noise : float
         ``eps0`` of the SDE; 0 is the ODE.
     corrector_steps : int
-        Langevin steps at each new time; they cost one evaluation each.
+        Langevin steps at each new time; they cost one evaluation each. A state that they moved
+        has no past for ``"adams"`` to build on: its steps are then those of ``"heun"``.
     source : NoiseSource, optional
         Needed with noise or corrector steps.
 
@@ -252,16 +210,27 @@ def generate(
     arXiv:2512.00252.
     """
     _check(z, t_min, steps, solver, noise, corrector_steps, source)
-    times = np.linspace(t_min, 1.0, steps + 1).tolist()
-    x = z
+    times = step_times(t_min, steps, solver)
+    if corrector_steps and solver == "adams":
+        solver = "heun"
+    x, before = z, None
     with torch.no_grad():
         for k in range(steps):
-            x = _step(flow, x, times[k], times[k + 1], solver, noise, source, "guided", k)
+            x, before = _step(
+                flow, x, times[k], times[k + 1], solver, noise, source, "guided", k, before
+            )
             if source is None or k + 1 == steps:  # at t = 1 the corrector's step size is 0
                 continue
             for j in range(corrector_steps):
                 x = _correct(flow, x, times[k + 1], source, k * corrector_steps + j)
     return x
+
+
+class _Slope(NamedTuple):
+    """Drift at an earlier time, for a method of several steps."""
+
+    time: float
+    value: Tensor
 
 
 def _step(
@@ -274,8 +243,12 @@ def _step(
     source: NoiseSource | None,
     stage: str,
     k: int,
-) -> Tensor:
-    """Take one step of the ODE or SDE, in the direction of ``t_next - t``."""
+    before: _Slope | None,
+) -> tuple[Tensor, _Slope | None]:
+    """Take one step of the ODE or SDE, in the direction of ``t_next - t``.
+
+    Returns the new state, and the drift on the way for the step after it.
+    """
     dt = t_next - t
     direction = math.copysign(1.0, dt)
 
@@ -295,12 +268,18 @@ def _step(
 
     slope = drift(x, t)
     if solver == "euler":
-        return x + dt * slope + kick
+        return x + dt * slope + kick, None
     if t == 0.0:
         # Guidance is left out at t = 0, where it has the form 0/0, although its limit is not 0.
         # The midpoint rule, of second order too, uses the drift there for the predictor alone.
-        return x + dt * drift(x + 0.5 * (dt * slope + kick), 0.5 * t_next) + kick
-    return x + (0.5 * dt) * (slope + drift(x + dt * slope + kick, t_next)) + kick
+        middle = drift(x + 0.5 * (dt * slope + kick), 0.5 * t_next)
+        return x + dt * middle + kick, _Slope(0.5 * t_next, middle)
+    if solver == "adams":
+        here = _Slope(t, slope)
+        if before is not None:  # the drift in the middle of the step, by linear extrapolation
+            slope = slope + (0.5 * dt / (t - before.time)) * (slope - before.value)
+        return x + dt * slope + kick, here
+    return x + (0.5 * dt) * (slope + drift(x + dt * slope + kick, t_next)) + kick, None
 
 
 def _correct(flow: Evaluable, x: Tensor, t: float, source: NoiseSource, number: int) -> Tensor:

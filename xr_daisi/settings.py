@@ -18,7 +18,7 @@ __all__ = [
     "Solver",
 ]
 
-Solver = Literal["heun", "euler"]
+Solver = Literal["adams", "heun", "euler"]
 Guidance = Literal["mmps", "dps", "dps-normalized", "dps-exact", "none"]
 GuidanceSolver = Literal["gmres", "cg"]
 
@@ -34,7 +34,7 @@ class Settings:
     steps : int or pair of int
         Solver steps each way, or (inverse, guided).
     solver : str
-        ``"heun"`` or ``"euler"``.
+        ``"adams"``, ``"heun"`` or ``"euler"``.
     noise, inverse_noise : float
         eps0 of the two stochastic differential equations, normalised units; 0 is the ODE.
     corrector_steps : int
@@ -51,7 +51,7 @@ class Settings:
 
     t_min: float = 0.2
     steps: int | tuple[int, int] = 20
-    solver: str = "heun"
+    solver: str = "adams"
     noise: float = 0.03
     inverse_noise: float = 0.03
     corrector_steps: int = 0

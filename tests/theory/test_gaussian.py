@@ -58,7 +58,14 @@ def test_guided_flow_is_the_flow_of_the_posterior(
 
 @solvers
 @pytest.mark.parametrize(
-    ("solver", "steps", "bound"), [("euler", 100, 0.05), ("heun", 25, 2e-3), ("heun", 50, 5e-4)]
+    ("solver", "steps", "bound"),
+    [
+        ("euler", 100, 0.05),
+        ("heun", 25, 2e-3),
+        ("heun", 50, 5e-4),
+        ("adams", 20, 2e-2),
+        ("adams", 50, 4e-3),
+    ],
 )
 def test_posterior_from_noise_exactly_propagated(
     krylov: str, solver: str, steps: int, bound: float
@@ -147,7 +154,8 @@ def test_inverted_prior_samples_become_the_posterior() -> None:
 
 
 @pytest.mark.parametrize(
-    ("solver", "steps", "bound"), [("euler", 100, 1.5e-2), ("heun", 10, 2e-3), ("heun", 25, 1e-4)]
+    ("solver", "steps", "bound"),
+    [("euler", 100, 1.5e-2), ("heun", 10, 2e-3), ("heun", 25, 1e-4), ("adams", 20, 7e-3)],
 )
 def test_there_and_back(solver: str, steps: int, bound: float) -> None:
     x = MEAN + normal((8, N), 5) @ torch.linalg.cholesky(COVARIANCE).mT
@@ -164,7 +172,7 @@ def test_there_and_back(solver: str, steps: int, bound: float) -> None:
 def test_without_guidance_there_is_the_prior(options: dict[str, object]) -> None:
     x = normal((3, N), 6)
     guided = GuidedFlow(FLOW, OBSERVATIONS, **options)  # type: ignore[arg-type]
-    for solver in ("euler", "heun"):
+    for solver in ("euler", "heun", "adams"):
         expected = generate(FLOW, x, t_min=0.2, steps=10, solver=solver)
         assert torch.equal(generate(guided, x, t_min=0.2, steps=10, solver=solver), expected)
 
