@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import threading
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["FlowPrior"]
+
+_building = threading.Lock()
 
 
 class FlowPrior:
@@ -98,6 +102,7 @@ class FlowPrior:
         self.card = dict(card or {})
         self._sha256: str | None = None
         self._flows: dict[tuple[str, str], Flow] = {}
+        self._uuid = uuid.uuid4().hex
 
     # -- from other networks ----------------------------------------------------------------------
 
@@ -245,6 +250,11 @@ class FlowPrior:
             self._sha256 = digest(*pack(self))
         return self._sha256
 
+    @property
+    def identity(self) -> str:
+        """What copies in other processes have in common: `sha256`, else a random name."""
+        return self.sha256 or self._uuid
+
     def with_settings(self, **settings: Any) -> FlowPrior:
         """Return a copy that recommends other settings.
 
@@ -282,12 +292,13 @@ class FlowPrior:
             Velocity in evaluation mode; the prior's own network is left as it is.
         """
         key = (str(device), str(dtype))
-        if key not in self._flows:
-            network = self.network
-            if isinstance(network, nn.Module):
-                network = Inference(network, device, dtype)
-            self._flows[key] = Flow(network, INTERPOLANTS[self.interpolant])
-        return self._flows[key]
+        with _building:  # threads that come at once share one copy
+            if key not in self._flows:
+                network = self.network
+                if isinstance(network, nn.Module):
+                    network = Inference(network, device, dtype)
+                self._flows[key] = Flow(network, INTERPOLANTS[self.interpolant])
+            return self._flows[key]
 
     def template(self) -> xr.Dataset:
         """Return a Dataset of zeros on the prior's variables, levels and grid, NaN in holes."""
