@@ -102,6 +102,7 @@ class FlowPrior:
         self.card = dict(card or {})
         self._sha256: str | None = None
         self._flows: dict[tuple[str, str], Flow] = {}
+        self.batch_limits: dict[tuple[object, ...], int] = {}  # where memory did not suffice
         self._uuid = uuid.uuid4().hex
 
     # -- from other networks ----------------------------------------------------------------------
@@ -225,7 +226,7 @@ class FlowPrior:
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies on a device stay where they are: a worker makes its own, once.
-        return {**self.__dict__, "_flows": {}}
+        return {**self.__dict__, "_flows": {}, "batch_limits": {}}
 
     @property
     def name(self) -> str:
