@@ -275,7 +275,7 @@ def test_lazy_states_stay_lazy(raise_if_computes: Any) -> None:
     layout = layout_of(chunked, LEVELLED)
     with raise_if_computes():
         with pytest.warns(SpaceChunksWarning, match="several for each field"):
-        stacked = layout.stack(chunked)
+            stacked = layout.stack(chunked)
         back = layout.unstack(stacked, chunked)
     assert isinstance(stacked, dask.array.Array)
     assert stacked.chunks == ((1, 1, 1), (3, 1), (2,), (5,), (6,))

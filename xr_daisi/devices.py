@@ -71,8 +71,8 @@ def fast_bfloat16(device: torch.device) -> bool:
 POINTS_PER_BATCH = {"cpu": 1 << 17, "cuda": 1 << 22}
 
 BYTES_PER_POINT = 8192
-"""What a point of a state takes with the graph of one guided evaluation. U-Nets of this package keep
-2 kB (patch=2) to 12 kB (width=64); where it is too little, batches halve."""
+"""What a point of a state takes with the graph of one guided evaluation. U-Nets of this package
+keep 2 kB (patch=2) to 12 kB (width=64); where it is too little, batches halve."""
 
 
 def automatic_batch(points: int, device: torch.device) -> int:

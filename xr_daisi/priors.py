@@ -273,7 +273,8 @@ class FlowPrior:
         other = copy.copy(self)
         other.card = copy.deepcopy(self.card)
         other.settings = self.settings.updated(settings)
-        other._flows = self._flows  # one network on a device serves both
+        # One network on a device serves both.
+        other._flows, other.batch_limits = self._flows, self.batch_limits
         return other
 
     def flow(self, device: torch.device, dtype: torch.dtype) -> Flow:

@@ -109,8 +109,10 @@ def concurrent_tasks() -> int:
 
     pools: list[Any] = [threaded.default_pool, config.get("pool", None)]
     pools += [pool for of_thread in [*threaded.pools.values()] for pool in [*of_thread.values()]]
-    thread = threading.current_thread()
+    # Threads are named after their pool; its own set may not have one yet that just started.
+    name = threading.current_thread().name
     for pool in pools:
-        if thread in getattr(pool, "_threads", ()):
+        prefix = getattr(pool, "_thread_name_prefix", "")
+        if prefix and name.startswith(f"{prefix}_"):
             return int(pool._max_workers)
     return 1
