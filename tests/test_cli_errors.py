@@ -444,6 +444,7 @@ def test_errors_of_all_kinds_are_one_line(
         ("pass operator=... again", "pass --operator again"),
         ("name them: variables=[...]", "name them: --variables"),
         ("see periodic=", "see --periodic"),
+        ("lower batch, or use batch='auto', which", "lower batch, or leave out --batch, which"),
         ("forecast.isel(steps=0), seed=3", "forecast.isel(steps=0), --seed 3"),
         ("t_min: found 2\n- noise: found 3", "--t-min: found 2\n- --noise: found 3"),
         ("prior: found no file", "prior: found no file"),

@@ -49,3 +49,18 @@ def test_examples_of_the_page_on_observations_run(
     warnings.simplefilter("error", xr_daisi.NoObservationsWarning)
     for number, block in enumerate(blocks):
         exec(compile(block, f"block {number} of observations.md", "exec"), namespace)
+
+
+def test_examples_of_the_page_on_scaling_run() -> None:
+    """Those for a CPU; what needs a script, a GPU or a cluster is compiled."""
+    text = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    blocks = re.findall(
+        r"(<!-- not run -->\n)?^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL
+    )
+    assert len(blocks) > 5
+    namespace: dict[str, object] = {"__name__": "page"}
+    for number, (not_run, block) in enumerate(blocks):
+        code = compile(block, f"block {number} of scaling.md", "exec")
+        if not not_run:
+            exec(code, namespace)
+    assert "result" in namespace

@@ -12,7 +12,7 @@ import xarray as xr
 from labelled import LAT, LON, TIMES, forecast, gaussian_prior, in_celsius, template, unchanged
 
 from xr_daisi import FlowPrior
-from xr_daisi.errors import DaisiError, PriorError, StateError
+from xr_daisi.errors import DaisiError, PriorError, SpaceChunksWarning, StateError
 from xr_daisi.layout import layout_of
 from xr_daisi.state import spec_from_dataset
 
@@ -274,7 +274,8 @@ def test_lazy_states_stay_lazy(raise_if_computes: Any) -> None:
     chunked = ds.chunk(time=1, member=3, latitude=2, longitude=2, level=1)
     layout = layout_of(chunked, LEVELLED)
     with raise_if_computes():
-        stacked = layout.stack(chunked)
+        with pytest.warns(SpaceChunksWarning, match="several for each field"):
+            stacked = layout.stack(chunked)
         back = layout.unstack(stacked, chunked)
     assert isinstance(stacked, dask.array.Array)
     assert stacked.chunks == ((1, 1, 1), (3, 1), (2,), (5,), (6,))

@@ -101,6 +101,7 @@ def assimilate(
     from xr_daisi.feedback import feedback as compare
     from xr_daisi.files import check_output, open_file, write_file
     from xr_daisi.formats import read_observations
+    from xr_daisi.unreadable import naming_unreadable
 
     observed_files = (obs, *more_obs)
     if not dry_run:
@@ -122,6 +123,7 @@ def assimilate(
         background = files.enter_context(open_file(forecast, pieces))
         datasets = [files.enter_context(read_observations(path)) for path in observed_files]
         logger.info("forecast %s: %s", forecast, dict(background.sizes))
+        files.enter_context(naming_unreadable(forecast, background))
         started = time.perf_counter()
         result: Any = analyse(
             background,

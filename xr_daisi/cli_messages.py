@@ -22,6 +22,7 @@ __all__ = ["counted", "fail", "in_options", "report", "show_warning", "tell_tabl
 PYTHON_FORMS = (
     # Remedies are written for Python; these have another form in a terminal.
     (r", xr_daisi\.set_options\(prior=\.\.\.\)", ""),
+    (r"use batch='auto'", "leave out --batch"),
     (r"xr_daisi\.train_prior\(history\)", "xr-daisi train"),
     (r"\bobs_error=\{'?([^':}]+)'?: number\}", r"--obs-error \1=NUMBER"),
     (r"\boperator=\{'?([^':}]+)'?: function\}", r"--operator \1=NAME"),

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 
+from xr_daisi.batches import Batches
 from xr_daisi.devices import automatic_batch, resolve_device, resolve_dtype
-from xr_daisi.errors import DivergenceError, OperatorError, SettingsError, problem
+from xr_daisi.errors import DivergenceError, SettingsError, problem
 from xr_daisi.guidance import GuidedFlow
+from xr_daisi.guidance_observations import check_observed
 from xr_daisi.holes import MaskedFlow, MaskedNoise, fill_holes, holes_of
 from xr_daisi.sampling import NoiseSource, generate, initial_noise, invert
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from xr_daisi.state import Normalization
 
 __all__ = ["Engine"]
+
+T = TypeVar("T")
 
 RUNAWAY = 1e3
 """A normalised state this many times larger than any forecast has diverged, finite or not."""
@@ -138,34 +142,36 @@ class Engine:
         )
         inverse_steps, guided_steps = s.step_counts
         out = np.empty(states.shape)
-        for part, x, source in self._batches(states, holes, time, first_member):
-            self._check_operator(tensors.observe(x), time)
-            if s.t_min > 0.0:
-                z = invert(
-                    flow,
-                    x,
+        batches = self._batches(states, holes, time, first_member)
+        for part, x, source in batches:
+            with batches.attempt():
+                check_observed(tensors.observe(x), time)
+                if s.t_min > 0.0:
+                    z = invert(
+                        flow,
+                        x,
+                        t_min=s.t_min,
+                        steps=inverse_steps,
+                        solver=s.solver,
+                        noise=s.inverse_noise,
+                        source=source,
+                    )
+                else:
+                    z = initial_noise(source, x.shape[1:], x.dtype, device)
+                y = generate(
+                    guided,
+                    z,
                     t_min=s.t_min,
-                    steps=inverse_steps,
+                    steps=guided_steps,
                     solver=s.solver,
-                    noise=s.inverse_noise,
+                    noise=s.noise,
+                    corrector_steps=s.corrector_steps,
                     source=source,
                 )
-            else:
-                z = initial_noise(source, x.shape[1:], x.dtype, device)
-            y = generate(
-                guided,
-                z,
-                t_min=s.t_min,
-                steps=guided_steps,
-                solver=s.solver,
-                noise=s.noise,
-                corrector_steps=s.corrector_steps,
-                source=source,
-            )
-            self._check(x, y, time, part.start + first_member)
-            out[part] = self._physical(y, holes)
-            if advance:
-                advance(part.stop - part.start)
+                self._check(x, y, time, part.start + first_member)
+                out[part] = self._physical(y, holes)
+                if advance:
+                    advance(part.stop - part.start)
         return out
 
     def invert(self, states: np.ndarray, *, time: str = "", first_member: int = 0) -> np.ndarray:
@@ -195,18 +201,20 @@ class Engine:
         holes = holes_of(states[0])
         _, flow = self._flow(holes)
         out = np.empty(states.shape)
-        for part, x, source in self._batches(states, holes, time, first_member):
-            z = invert(
-                flow,
-                x,
-                t_min=s.t_min,
-                steps=s.step_counts[0],
-                solver=s.solver,
-                noise=s.inverse_noise,
-                source=source,
-            )
-            self._check(x, z, time, part.start + first_member)
-            out[part] = fill_holes(z.double().cpu().numpy(), holes, np.nan)
+        batches = self._batches(states, holes, time, first_member)
+        for part, x, source in batches:
+            with batches.attempt():
+                z = invert(
+                    flow,
+                    x,
+                    t_min=s.t_min,
+                    steps=s.step_counts[0],
+                    solver=s.solver,
+                    noise=s.inverse_noise,
+                    source=source,
+                )
+                self._check(x, z, time, part.start + first_member)
+                out[part] = fill_holes(z.double().cpu().numpy(), holes, np.nan)
         return out
 
     def with_settings(self, settings: Settings) -> Engine:
@@ -239,12 +247,14 @@ class Engine:
         _, flow = self._flow(holes)
         out = np.empty(states.shape)
         inverse, guided = s.step_counts
-        for part, x, source in self._batches(states, holes, time, 0):
-            how: dict[str, Any] = {"t_min": s.t_min, "solver": s.solver, "source": source}
-            z = invert(flow, x, steps=inverse, noise=s.inverse_noise, **how)
-            y = generate(flow, z, steps=guided, noise=s.noise, **how)
-            self._check(x, y, time, part.start)
-            out[part] = self._physical(y, holes)
+        batches = self._batches(states, holes, time, 0)
+        for part, x, source in batches:
+            with batches.attempt():
+                how: dict[str, Any] = {"t_min": s.t_min, "solver": s.solver, "source": source}
+                z = invert(flow, x, steps=inverse, noise=s.inverse_noise, **how)
+                y = generate(flow, z, steps=guided, noise=s.noise, **how)
+                self._check(x, y, time, part.start)
+                out[part] = self._physical(y, holes)
         return out
 
     def sample(self, members: int, *, time: str = "") -> np.ndarray:
@@ -274,21 +284,22 @@ class Engine:
         device, flow = self._flow(holes)
         keep = self._keep(holes)
         out = np.empty((members, *shape))
-        for start in range(0, members, self.batch_size):
-            stop = min(start + self.batch_size, members)
-            source = self._source(time, range(start, stop), keep)
-            z = initial_noise(source, shape, self.solver_dtype, device)
-            x = generate(
-                flow,
-                z,
-                t_min=0.0,
-                steps=s.step_counts[1],
-                solver=s.solver,
-                noise=s.noise,
-                source=source,
-            )
-            self._check(z, x, time, start)
-            out[start:stop] = self._physical(x, holes)
+        batches = self._in_batches(members, shape, lambda part: part)
+        for part in batches:
+            with batches.attempt():
+                source = self._source(time, range(part.start, part.stop), keep)
+                z = initial_noise(source, shape, self.solver_dtype, device)
+                x = generate(
+                    flow,
+                    z,
+                    t_min=0.0,
+                    steps=s.step_counts[1],
+                    solver=s.solver,
+                    noise=s.noise,
+                    source=source,
+                )
+                self._check(z, x, time, part.start)
+                out[part] = self._physical(x, holes)
         return out
 
     # -- parts ------------------------------------------------------------------------------------
@@ -306,16 +317,31 @@ class Engine:
 
     def _batches(
         self, states: np.ndarray, holes: NDArray[np.bool_] | None, time: str, first_member: int
-    ) -> Iterator[tuple[slice, Tensor, NoiseSource]]:
+    ) -> Batches[tuple[slice, Tensor, NoiseSource]]:
         device = resolve_device(self.device)
         keep = self._keep(holes)
-        size = self.batch_size
-        for start in range(0, states.shape[0], size):
-            part = slice(start, min(start + size, states.shape[0]))
+
+        def make(part: slice) -> tuple[slice, Tensor, NoiseSource]:
             normalised = self.normalization.normalize(states[part].astype(float))
             x = torch.from_numpy(fill_holes(normalised, holes)).to(device, self.solver_dtype)
             members = range(first_member + part.start, first_member + part.stop)
-            yield part, x, self._source(time, members, keep)
+            return part, x, self._source(time, members, keep)
+
+        return self._in_batches(states.shape[0], states.shape[1:], make)
+
+    def _in_batches(
+        self, members: int, shape: tuple[int, ...], make: Callable[[slice], T]
+    ) -> Batches[T]:
+        """Batches as `make` returns them, smaller where memory does not suffice."""
+        device = resolve_device(self.device)
+        return Batches(
+            members,
+            self.batch_size,
+            make,
+            device,
+            fixed=self.batch is not None,
+            limits=(self.prior.batch_limits, (str(device), self.dtype, shape)),
+        )
 
     def _flow(self, holes: NDArray[np.bool_] | None) -> tuple[torch.device, Flow]:
         """Device, and the flow on it, blind to holes."""
@@ -336,20 +362,6 @@ class Engine:
         """Tell whether physical states lie where only wrong units could have brought them."""
         far = np.abs(self.normalization.normalize(states)) > FAR  # false for NaN in holes
         return bool(far.any())
-
-    def _check_operator(self, observed: Tensor, time: str) -> None:
-        """Raise where H of the forecast is not finite: a function outside its domain."""
-        bad = ~torch.isfinite(observed).all(dim=0)
-        if bad.any():
-            raise OperatorError(
-                problem(
-                    "observation operator" + (f" at {time}" if time else ""),
-                    f"NaN or infinite values for {int(bad.sum())} of {bad.numel()} observations of "
-                    "the forecast",
-                    "finite values",
-                    "correct the function in operator=..., e.g. keep its argument in its domain",
-                )
-            )
 
     def _physical(self, x: Tensor, holes: NDArray[np.bool_] | None) -> np.ndarray:
         physical = self.normalization.denormalize(x.double().cpu().numpy())

@@ -12,11 +12,13 @@ __all__ = [
     "DaisiError",
     "DaisiTypeError",
     "DivergenceError",
+    "MemoryLimitError",
     "NoObservationsWarning",
     "ObservationError",
     "OperatorError",
     "PriorError",
     "SettingsError",
+    "SpaceChunksWarning",
     "StateError",
     "UnitsError",
     "problem",
@@ -60,8 +62,16 @@ class DivergenceError(DaisiError):
     """Members that became infinite or NaN in the sampler although the forecast was finite."""
 
 
+class MemoryLimitError(DaisiError, MemoryError):
+    """A batch of members that does not fit into memory; also a `MemoryError`."""
+
+
 class NoObservationsWarning(UserWarning):
     """No observation lies in the area and the times of the forecast: it is returned unchanged."""
+
+
+class SpaceChunksWarning(UserWarning):
+    """A dask-backed forecast has chunks along space: they have to be joined to whole fields."""
 
 
 def problem(subject: object, found: str, expected: str, remedy: str = "") -> str:

@@ -7,7 +7,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["IndependentErrors", "Observations", "StructuredObservations"]
+from xr_daisi.errors import OperatorError, problem
+
+__all__ = ["IndependentErrors", "Observations", "StructuredObservations", "check_observed"]
 
 
 class Observations(Protocol):
@@ -68,3 +70,31 @@ class IndependentErrors:
         return v / self._error_std
 
     whiten_transpose = whiten
+
+
+def check_observed(observed: Tensor, time: str) -> None:
+    """Raise where H of the forecast is not finite: a function outside its domain.
+
+    Parameters
+    ----------
+    observed : Tensor
+        H of some members, ``(batch, n)``.
+    time : str
+        Label for the message.
+
+    Raises
+    ------
+    OperatorError
+        With the number of observations concerned.
+    """
+    bad = ~torch.isfinite(observed).all(dim=0)
+    if bad.any():
+        raise OperatorError(
+            problem(
+                "observation operator" + (f" at {time}" if time else ""),
+                f"NaN or infinite values for {int(bad.sum())} of {bad.numel()} observations of "
+                "the forecast",
+                "finite values",
+                "correct the function in operator=..., e.g. keep its argument in its domain",
+            )
+        )

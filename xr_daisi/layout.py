@@ -22,6 +22,7 @@ from xr_daisi.forecast_matching import (
 )
 from xr_daisi.geolocation import different_places, geolocation_of
 from xr_daisi.grid_matching import match_axis
+from xr_daisi.space_chunks import warn_of_space_chunks
 from xr_daisi.units import IDENTITY, conversion
 
 if TYPE_CHECKING:
@@ -100,7 +101,13 @@ class Layout:
         """Return the state of `ds` as one NumPy or dask array of `shape`, in the forecast's units.
 
         A dask array keeps its chunks over members and times; a state is always whole.
+
+        Warns
+        -----
+        SpaceChunksWarning
+            Where that takes joining chunks along space.
         """
+        warn_of_space_chunks(ds, self.names, self.space)
         parts = []
         for v, name, index in zip(self.spec.variables, self.names, self.levels, strict=True):
             level = self.dims.level[name]

@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from xr_daisi.devices import resolve_device
+from xr_daisi.shared_work import SharedWork, published
+from xr_daisi.task_resources import task_resources
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -14,6 +18,9 @@ if TYPE_CHECKING:
 
     from xr_daisi.blocks import Window, Work
     from xr_daisi.observations import ObservationBatch, ObservationPlan
+    from xr_daisi.shared_work import SpooledWork
+
+    Shared = SharedWork | SpooledWork
 
 __all__ = ["run_lazy", "whole_windows"]
 
@@ -41,9 +48,10 @@ def run_lazy(states: Any, plan: ObservationPlan | None, work: Work) -> Any:
         states = da.from_array(states, chunks=(1, *states.shape[1:]))
     if plan is not None:
         states = states.rechunk({0: whole_windows(states.chunks[0], plan.windows)})
-    # One task holds the prior: the graph names it, and a worker receives it once. Its own name
-    # keeps dask from hashing the weights.
-    shared = delayed(work, traverse=False, name=f"daisi-prior-{uuid.uuid4().hex}")
+    # One task holds the prior; the others name it.
+    tasks = len(states.chunks[0]) * len(states.chunks[1])
+    name = f"daisi-prior-{uuid.uuid4().hex}"
+    shared = delayed(published)(SharedWork(work, tasks), dask_key_name=name)
     blocks = states.to_delayed()
     space = (0,) * (states.ndim - 2)
     # Where the prior does not know them, the first member of the first time shows the holes; else
@@ -94,29 +102,31 @@ def whole_windows(chunks: tuple[int, ...], windows: Sequence[Sequence[int]]) -> 
 
 
 def _task(
-    work: Work,
+    shared: Shared,
     block: np.ndarray,
     observations: list[Window] | None,
     holes: NDArray[np.bool_] | None,
     first_time: int,
     first_member: int,
 ) -> np.ndarray:
+    work = shared.work
     holes = work.holes(block) if holes is None else holes
-    if observations is None:
-        return work.invert(block, holes, first_time, first_member)
-    return work.analyse(block, observations, holes, first_time, first_member)
+    with task_resources(resolve_device(work.engine.device), shared.tasks):
+        if observations is None:
+            return work.invert(block, holes, first_time, first_member)
+        return work.analyse(block, observations, holes, first_time, first_member)
 
 
-def _holes(work: Work, block: np.ndarray) -> NDArray[np.bool_]:
-    return work.holes(block)
+def _holes(shared: Shared, block: np.ndarray) -> NDArray[np.bool_]:
+    return shared.work.holes(block)
 
 
 def _observations(
-    work: Work,
+    shared: Shared,
     observations: ObservationBatch,
     members: list[np.ndarray],
     times: Sequence[int],
     holes: NDArray[np.bool_] | None,
 ) -> ObservationBatch:
     ensemble = np.concatenate([m[list(times)] for m in members], axis=1) if members else None
-    return work.filtered(ensemble, observations, holes)
+    return shared.work.filtered(ensemble, observations, holes)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import threading
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["FlowPrior"]
+
+_building = threading.Lock()
 
 
 class FlowPrior:
@@ -98,6 +102,8 @@ class FlowPrior:
         self.card = dict(card or {})
         self._sha256: str | None = None
         self._flows: dict[tuple[str, str], Flow] = {}
+        self.batch_limits: dict[tuple[object, ...], int] = {}  # where memory did not suffice
+        self._uuid = uuid.uuid4().hex
 
     # -- from other networks ----------------------------------------------------------------------
 
@@ -220,7 +226,7 @@ class FlowPrior:
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies on a device stay where they are: a worker makes its own, once.
-        return {**self.__dict__, "_flows": {}}
+        return {**self.__dict__, "_flows": {}, "batch_limits": {}}
 
     @property
     def name(self) -> str:
@@ -245,6 +251,11 @@ class FlowPrior:
             self._sha256 = digest(*pack(self))
         return self._sha256
 
+    @property
+    def identity(self) -> str:
+        """What copies in other processes have in common: `sha256`, else a random name."""
+        return self.sha256 or self._uuid
+
     def with_settings(self, **settings: Any) -> FlowPrior:
         """Return a copy that recommends other settings.
 
@@ -262,7 +273,8 @@ class FlowPrior:
         other = copy.copy(self)
         other.card = copy.deepcopy(self.card)
         other.settings = self.settings.updated(settings)
-        other._flows = self._flows  # one network on a device serves both
+        # One network on a device serves both.
+        other._flows, other.batch_limits = self._flows, self.batch_limits
         return other
 
     def flow(self, device: torch.device, dtype: torch.dtype) -> Flow:
@@ -282,12 +294,13 @@ class FlowPrior:
             Velocity in evaluation mode; the prior's own network is left as it is.
         """
         key = (str(device), str(dtype))
-        if key not in self._flows:
-            network = self.network
-            if isinstance(network, nn.Module):
-                network = Inference(network, device, dtype)
-            self._flows[key] = Flow(network, INTERPOLANTS[self.interpolant])
-        return self._flows[key]
+        with _building:  # threads that come at once share one copy
+            if key not in self._flows:
+                network = self.network
+                if isinstance(network, nn.Module):
+                    network = Inference(network, device, dtype)
+                self._flows[key] = Flow(network, INTERPOLANTS[self.interpolant])
+            return self._flows[key]
 
     def template(self) -> xr.Dataset:
         """Return a Dataset of zeros on the prior's variables, levels and grid, NaN in holes."""

@@ -1,0 +1,179 @@
+"""How an analysis scales: two worker processes over one, and what dask costs.
+
+    python benchmarks/scaling.py
+
+Prints the speed-up of two worker processes of a `LocalCluster` over one, and the time of a lazy
+analysis in tasks of about a second over that of the same work without dask. Both are ratios of
+medians of interleaved repeats, with one thread of torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dask
+import numpy as np
+import torch
+import xarray as xr
+
+import xr_daisi
+from xr_daisi.networks import UNet, UNetConfig
+from xr_daisi.priors import FlowPrior
+from xr_daisi.state import Normalization, spec_from_dataset
+
+SIDE = 64
+
+
+def template() -> xr.Dataset:
+    coords = {"y": np.arange(float(SIDE)), "x": np.arange(float(SIDE))}
+    return xr.Dataset({"theta": (("y", "x"), np.zeros((SIDE, SIDE)))}, coords=coords)
+
+
+def network_prior() -> FlowPrior:
+    """About a million parameters; their values do not matter for the speed."""
+    torch.manual_seed(0)
+    network = UNet(UNetConfig(1, width=40, multipliers=(1, 2, 2), patch=2))
+    one = np.ones((1, 1, 1))
+    return FlowPrior(
+        network.eval().requires_grad_(False),
+        spec_from_dataset(template()),
+        Normalization(0 * one, one),
+    )
+
+
+def ensemble(members: int) -> xr.Dataset:
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((members, SIDE, SIDE)).astype(np.float32)
+    return xr.Dataset({"theta": (("member", "y", "x"), values)}, coords=template().coords)
+
+
+def observations(n: int = 100) -> xr.Dataset:
+    rng = np.random.default_rng(1)
+    places = {d: ("point", rng.uniform(0, SIDE - 1, n)) for d in ("y", "x")}
+    return xr.Dataset({"theta": ("point", rng.standard_normal(n))}, coords=places)
+
+
+def analyse(forecast: xr.Dataset, prior: FlowPrior, steps: int) -> xr.Dataset:
+    return xr_daisi.assimilate(
+        forecast, observations(), prior, obs_error=0.5, steps=steps, batch=1, progress=False
+    )
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def steps_of_a_task(prior: FlowPrior, task_seconds: float) -> int:
+    """Solver steps with which the analysis of one member takes about so long."""
+    one = ensemble(1)
+    analyse(one, prior, 2)
+    each = seconds(lambda: analyse(one, prior, 4)) / 4
+    return max(2, round(task_seconds / each))
+
+
+def measure_workers(
+    *, tasks: int = 8, task_seconds: float = 1.0, repeats: int = 3
+) -> dict[str, float]:
+    """Time the same lazy analysis with one and with two worker processes.
+
+    Returns
+    -------
+    dict
+        Median seconds of each, and ``speed_up``.
+    """
+    from distributed import Client, LocalCluster
+
+    prior = network_prior()
+    steps = steps_of_a_task(prior, task_seconds)
+    lazy = analyse(ensemble(tasks).chunk(member=1), prior, steps)
+    options = {"threads_per_worker": 1, "dashboard_address": None}
+    found: dict[int, list[float]] = {1: [], 2: []}
+    with (
+        LocalCluster(n_workers=1, **options) as one,
+        LocalCluster(n_workers=2, **options) as two,
+        Client(one, set_as_default=False) as first,
+        Client(two, set_as_default=False) as both,
+    ):
+        clients = {1: first, 2: both}
+        small = analyse(ensemble(4).chunk(member=1), prior, 2)
+        for repeat in range(repeats + 1):
+            for workers, client in clients.items():
+                work = small if repeat == 0 else lazy  # the first pays for imports
+                taken = seconds(lambda: client.compute(work, sync=True))  # noqa: B023
+                if repeat:
+                    found[workers].append(taken)
+    medians = {workers: float(np.median(values)) for workers, values in found.items()}
+    return {
+        "one_worker_seconds": medians[1],
+        "two_workers_seconds": medians[2],
+        "speed_up": medians[1] / medians[2],
+        "tasks": float(tasks),
+    }
+
+
+def measure_overhead(
+    *, tasks: int = 4, task_seconds: float = 1.0, repeats: int = 5
+) -> dict[str, float]:
+    """Time a lazy analysis, one task after the other, and the same work without dask.
+
+    Returns
+    -------
+    dict
+        Median seconds of each, and ``overhead_percent``.
+    """
+    prior = network_prior()
+    steps = steps_of_a_task(prior, task_seconds)
+    forecast = ensemble(tasks)
+    eager: list[float] = []
+    lazy: list[float] = []
+    for _ in range(repeats):
+        eager.append(seconds(lambda: analyse(forecast, prior, steps)))
+        with dask.config.set(scheduler="threads", num_workers=1):
+            chunked = forecast.chunk(member=1)
+            lazy.append(seconds(lambda: analyse(chunked, prior, steps).compute()))  # noqa: B023
+    ratio = float(np.median(np.array(lazy) / np.array(eager)))
+    return {
+        "eager_seconds": float(np.median(eager)),
+        "lazy_seconds": float(np.median(lazy)),
+        "task_seconds": float(np.median(eager)) / tasks,
+        "overhead_percent": 100 * (ratio - 1),
+    }
+
+
+def measure(
+    *, task_seconds: float = 1.0, tasks: int = 8, repeats: int = 3
+) -> dict[str, dict[str, float]]:
+    """Measure both."""
+    torch.set_num_threads(1)
+    return {
+        "workers": measure_workers(tasks=tasks, task_seconds=task_seconds, repeats=repeats),
+        "overhead": measure_overhead(task_seconds=task_seconds, repeats=repeats),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tasks", type=int, default=8)
+    parser.add_argument("--task-seconds", type=float, default=1.0)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    arguments = parser.parse_args()
+    found = measure(
+        task_seconds=arguments.task_seconds, tasks=arguments.tasks, repeats=arguments.repeats
+    )
+    for part, values in found.items():
+        for name, value in values.items():
+            print(f"{part:<10}{name:<22}{value:10.3f}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()
