@@ -25,7 +25,7 @@ def benchmark(repository: Path) -> ModuleType:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("prior", "cases"), [("gaussian", 6), ("mixture", 40)])
+@pytest.mark.parametrize(("prior", "cases"), [("gaussian", 12), ("mixture", 40)])
 def test_twenty_evaluations_match_the_published_hundred(
     prior: str, cases: int, benchmark: ModuleType
 ) -> None:
