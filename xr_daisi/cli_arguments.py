@@ -127,7 +127,7 @@ class LargeGrid:
         with the same spacing.
     """
 
-    tile: tuple[Whole, Whole] | None = None
+    tile: Annotated[tuple[Whole, Whole] | None, Parameter(negative="")] = None
     overlap: Whole | None = None
     on_grid: Flag = False
 
