@@ -30,6 +30,7 @@ from xr_daisi.latent import invert, sample
 from xr_daisi.observation_quality import FlagWarning
 from xr_daisi.operators import on_grid
 from xr_daisi.options import set_options
+from xr_daisi.prior_grid import SpacingWarning
 from xr_daisi.priors import FlowPrior
 from xr_daisi.registry import load_prior, register_prior, registered_priors
 from xr_daisi.training import train_prior
@@ -50,6 +51,7 @@ __all__ = [
     "PriorError",
     "RepeatedObservationsWarning",
     "SettingsError",
+    "SpacingWarning",
     "StateError",
     "TrustReport",
     "UnitsError",
