@@ -32,7 +32,7 @@ from cli_files import (
 
 import xr_daisi
 from xr_daisi.cli import app, main
-from xr_daisi.cli_arguments import Sampling
+from xr_daisi.cli_arguments import LargeGrid, Sampling
 from xr_daisi.cli_reading import Reading
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -488,11 +488,12 @@ def test_reader_that_has_seen_enough(files: Path) -> None:
 def test_help_explains_every_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     out, _ = run(capsys, command, "--help")
     # Name, type (of newer versions of cyclopts) and text between the borders of a box.
-    row = re.compile(r"^│[ *]*(--[\w-]+|[A-Z]+)( [A-Z]+(?:\.\.\.)?)? {2,}(\w.*)│$", re.MULTILINE)
+    row = re.compile(r"^│[ *]*(--[\w-]+|[A-Z]+)( [A-Z]+(?:\.\.\.)?)* {2,}(\w.*)│$", re.MULTILINE)
     explained = {match[1] for match in row.finditer(out)}
     function = app[command].default_command
     names = set(inspect.signature(function).parameters)
-    for grouped, options in (("sampling", Sampling), ("reading", Reading)):
+    groups = {"sampling": Sampling, "reading": Reading, "grid": LargeGrid}
+    for grouped, options in groups.items():
         if grouped in names:
             names = names - {grouped} | {field.name for field in fields(options)}
     for name in names:
@@ -545,6 +546,6 @@ def test_documented_commands_are_understood(line: str) -> None:
 def test_every_option_of_assimilate_is_documented() -> None:
     text = (REPOSITORY / "docs" / "command-line.md").read_text(encoding="utf-8")
     names = set(inspect.signature(app["assimilate"].default_command).parameters)
-    names |= {field.name for options in (Sampling, Reading) for field in fields(options)}
-    for name in names - {"forecast", "obs", "analysis", "sampling", "reading"}:
+    names |= {field.name for options in (Sampling, Reading, LargeGrid) for field in fields(options)}
+    for name in names - {"forecast", "obs", "analysis", "sampling", "reading", "grid"}:
         assert "--" + name.replace("_", "-") in text

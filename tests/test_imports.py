@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "xr_daisi"
 # The third layer also holds every module that is not named here: the helpers of its rooms.
 LAYERS: tuple[set[str], ...] = (
     {"_version", "errors"},
-    {"flow", "interpolant", "converters", "networks"},
+    {"flow", "interpolant", "converters", "networks", "patches"},
     {"state", "observations", "operators", "guidance", "sampling", "priors", "training"},
     {"cycling", "analysis", "check", "verification", "plotting", "baselines"},
     {"cli", "cli_check", "accessor", "demo"},
@@ -24,7 +24,7 @@ LAYERS: tuple[set[str], ...] = (
 HELPERS = 2
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 
-TENSORS_ONLY = {"flow", "networks", "sampling", "guidance"}
+TENSORS_ONLY = {"flow", "networks", "sampling", "guidance", "tiling"}
 LABELLED = {"xarray", "dask", "pandas", "cf_xarray", "distributed"}
 
 # Needed by some commands and functions only, so imported where they are used.

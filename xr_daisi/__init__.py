@@ -32,6 +32,7 @@ from xr_daisi.latent import invert, sample
 from xr_daisi.observation_quality import FlagWarning
 from xr_daisi.operators import on_grid
 from xr_daisi.options import set_options
+from xr_daisi.prior_grid import SpacingWarning
 from xr_daisi.priors import FlowPrior
 from xr_daisi.registry import load_prior, register_prior, registered_priors
 from xr_daisi.training import train_prior
@@ -54,6 +55,7 @@ __all__ = [
     "RepeatedObservationsWarning",
     "SettingsError",
     "SpaceChunksWarning",
+    "SpacingWarning",
     "StateError",
     "TrustReport",
     "UnitsError",

@@ -18,7 +18,6 @@ from xr_daisi.errors import SettingsError, problem
 from xr_daisi.estimate import AnalysisPlan, make_plan
 from xr_daisi.labels import analysis_attributes
 from xr_daisi.latent import check_dataset, make_engine
-from xr_daisi.layout import layout_of
 from xr_daisi.lazy_blocks import run_lazy
 from xr_daisi.observation_options import (
     Interpolation,
@@ -30,6 +29,7 @@ from xr_daisi.observation_options import (
 )
 from xr_daisi.observations import match_observations
 from xr_daisi.prior_choice import choose_prior
+from xr_daisi.prior_grid import layout_for
 from xr_daisi.user_warnings import warn_user
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ class AssimilateKeywords(ObservationKeywords, total=False):
     device: str
     dtype: str
     batch: int | Literal["auto"]
+    tile: int | tuple[int, ...] | None
+    overlap: int | tuple[int, ...] | None
     progress: bool | None
 
 
@@ -123,6 +125,8 @@ def assimilate(
     device: str = "auto",
     dtype: str = "float32",
     batch: int | Literal["auto"] = "auto",
+    tile: int | tuple[int, ...] | None = None,
+    overlap: int | tuple[int, ...] | None = None,
     progress: bool | None = None,
     dry_run: bool = False,
 ) -> xr.Dataset | AnalysisPlan:
@@ -213,6 +217,11 @@ def assimilate(
         ``"float32"``, ``"float64"``, or ``"bfloat16"`` for the network with a float32 solver.
     batch : int or "auto"
         Members pushed through the network at once (memory).
+    tile : int or pair of int, optional
+        Evaluate the network on overlapping tiles of this many grid points along each space
+        dimension, blended at every step, for grids too large to be seen at once; off.
+    overlap : int or pair of int, optional
+        Grid points that neighbouring tiles share, at most half a tile; a quarter of it.
     progress : bool, optional
         Show a bar on eager work; when None, in a terminal or notebook.
     dry_run : bool
@@ -278,8 +287,8 @@ def assimilate(
         "strength": strength,
     }
     settings = prior.settings.updated(given)
-    layout = layout_of(forecast, prior.spec)
-    engine = make_engine(prior, settings, seed, device, dtype, batch)
+    layout = layout_for(forecast, prior)
+    engine = make_engine(prior, settings, seed, device, dtype, batch, tile, overlap)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         plan = match_observations(obs, prior.spec, layout.time_values, options)

@@ -14,6 +14,7 @@ from cyclopts import App, CycloptsError
 from xr_daisi._version import __version__
 from xr_daisi.cli_arguments import (
     Flag,
+    LargeGrid,
     Paths,
     Sampling,
     Texts,
@@ -52,6 +53,7 @@ def assimilate(
     more_obs: Paths = (),
     reading: Reading | None = None,
     sampling: Sampling | None = None,
+    grid: LargeGrid | None = None,
     feedback: Paths = (),
     dry_run: Flag = False,
     chunks: Texts = (),
@@ -115,7 +117,9 @@ def assimilate(
         for path in (analysis, *feedback):
             check_output(path, overwrite=overwrite)
     pieces = chunk_lengths(chunks)
+    large = grid or LargeGrid()
     options: dict[str, Any] = {
+        **large.keywords(),
         **(sampling or Sampling()).keywords(),
         **(reading or Reading()).keywords(),
     }
@@ -128,7 +132,7 @@ def assimilate(
         result: Any = analyse(
             background,
             datasets[0] if len(datasets) == 1 else datasets,
-            prior,
+            large.prior(prior, background),
             **options,
             dry_run=dry_run,
             seed=seed,

@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter, Token
 
 from xr_daisi.errors import DaisiError, problem
 
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from xr_daisi.priors import FlowPrior
+
 __all__ = [
     "Flag",
+    "LargeGrid",
     "Paths",
     "Sampling",
     "Texts",
@@ -99,6 +105,53 @@ class Sampling:
                 raise DaisiError(problem("--steps", repr(self.steps), expected))
             given["steps"] = counts if len(counts) == 2 else counts[0]
         return given
+
+
+LARGE = Group("Large grids", sort_key=2)
+
+
+@Parameter(name="*", group=LARGE)
+@dataclass(frozen=True)
+class LargeGrid:
+    """How a grid is worked through that is larger than the prior's, or than memory allows.
+
+    Attributes
+    ----------
+    tile
+        Grid points of a tile along both dimensions of space, e.g. 256 256: the network sees
+        overlapping tiles, blended at every step.
+    overlap
+        Grid points that neighbouring tiles share; a quarter of a tile when left out.
+    on_grid
+        Use the prior on the grid of the forecast, which may be another than that of its training
+        with the same spacing.
+    """
+
+    tile: Annotated[tuple[Whole, Whole] | None, Parameter(negative="")] = None
+    overlap: Whole | None = None
+    on_grid: Flag = False
+
+    def keywords(self) -> dict[str, Any]:
+        """Return what was given, as `assimilate` takes it."""
+        given = {"tile": self.tile, "overlap": self.overlap}
+        return {k: v for k, v in given.items() if v is not None}
+
+    def prior(self, prior: str | None, forecast: xr.Dataset) -> str | FlowPrior | None:
+        """Return the prior to use: the name as it is, or the prior on the grid of the forecast.
+
+        Raises
+        ------
+        DaisiError
+            If no prior is named that could be put on that grid, or it cannot be.
+        """
+        if not self.on_grid:
+            return prior
+        if prior is None:
+            found, expected = "no --prior", "a prior's file, URL or registered name"
+            raise DaisiError(problem("--on-grid", found, expected, "pass --prior"))
+        from xr_daisi.registry import load_prior
+
+        return load_prior(prior).on_grid(forecast)
 
 
 def pairs(option: str, entries: Sequence[str]) -> dict[str, str]:

@@ -26,6 +26,7 @@ PYTHON_FORMS = (
     (r"xr_daisi\.train_prior\(history\)", "xr-daisi train"),
     (r"\bobs_error=\{'?([^':}]+)'?: number\}", r"--obs-error \1=NUMBER"),
     (r"\boperator=\{'?([^':}]+)'?: function\}", r"--operator \1=NAME"),
+    (r"\bprior\.on_grid\(forecast\)", "--on-grid"),
 )
 OPTIONS = (
     *("background_check", "batch_size", "batch", "bounds", "checkpoint", "corrector_steps"),
@@ -41,8 +42,19 @@ OPTIONS = (
         "init",
     ),
     *("inverse_noise", "max_minutes", "noise", "normalization", "obs_error", "operator"),
-    *("overwrite", "patch", "periodic", "roll", "seed", "solver", "static", "steps", "strength"),
-    *("t_min", "time_tolerance", "transform", "validation", "variables", "width", "prior"),
+    *(
+        "overlap",
+        "overwrite",
+        "patch",
+        "periodic",
+        "roll",
+        "seed",
+        "solver",
+        "static",
+        "steps",
+        "strength",
+    ),
+    *("t_min", "tile", "time_tolerance", "transform", "validation", "variables", "width", "prior"),
 )
 SUBJECT = re.compile(rf"^(- )?({'|'.join(OPTIONS[:-1])}):", re.MULTILINE)
 KEYWORD = re.compile(
@@ -152,7 +164,7 @@ def report(error: Exception) -> int:
     if isinstance(error, ImportError):
         return fail(f"{error}; install the extra that brings it: pip install 'xr-daisi[demo]'")
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return fail("out of memory; --batch 1 or --chunks time=1 need less")
+        return fail("out of memory; --batch 1, --chunks time=1 or --tile need less")
     if isinstance(error, RuntimeError) and str(error).startswith("NetCDF"):
         return fail(f"a NetCDF file is damaged or cannot be written ({error})")
     text = f"unexpected {type(error).__name__}: {error}; --verbose shows where: please report it"

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from xr_daisi.priors import FlowPrior
     from xr_daisi.settings import Settings
     from xr_daisi.state import Normalization
+    from xr_daisi.tiling import Tiling
 
 __all__ = ["Engine"]
 
@@ -59,6 +60,8 @@ class Engine:
         Where and in which precision the network runs.
     batch : int or None
         Members at once; None chooses.
+    tiling : Tiling or None
+        How fields are cut; None is not at all.
 
     Raises
     ------
@@ -72,6 +75,7 @@ class Engine:
     device: str = "auto"
     dtype: str = "float32"
     batch: int | None = None
+    tiling: Tiling | None = None
 
     def __post_init__(self) -> None:
         resolve_dtype(self.dtype)
@@ -307,7 +311,10 @@ class Engine:
     def device_and_flow(self) -> tuple[torch.device, Flow]:
         """Return the device of this machine, and the prior's flow on it."""
         device = resolve_device(self.device)
-        return device, self.prior.flow(device, resolve_dtype(self.dtype))
+        flow = self.prior.flow(device, resolve_dtype(self.dtype))
+        if self.tiling is not None:
+            flow = self.tiling.tiled(flow, self.prior.spec.space_shape, self.prior.spec.periodic)
+        return device, flow
 
     @property
     def solver_dtype(self) -> torch.dtype:

@@ -225,7 +225,11 @@ def _probe(engine: Engine, batch: int) -> tuple[float, float, int]:
             _wait(device)
         ended = time.perf_counter()
         best = [min(best[0], middle - started), min(best[1], ended - middle)]
-    return best[0], best[1], kept
+    return (
+        best[0],
+        best[1],
+        kept + getattr(flow, "graph_bytes", 0),
+    )  # of tiles, which count their own
 
 
 def _wait(device: torch.device) -> None:

@@ -34,13 +34,27 @@ class Inference:
         self.network = network
         self.device_type = device.type
 
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return the velocity at states ``(batch, channel, *space)`` and times ``(batch,)``."""
+    def around(self, network: nn.Module) -> Inference:
+        """Return the same around another network, which is as this one is."""
+        other = copy.copy(self)
+        other.network = network
+        return other
+
+    def __call__(self, x: Tensor, t: Tensor, **fields: Tensor) -> Tensor:
+        """Return the velocity at states ``(batch, channel, *space)`` and times ``(batch,)``.
+
+        Parameters
+        ----------
+        x, t : Tensor
+            States and times.
+        **fields : Tensor
+            What else the network takes.
+        """
         context = (
             torch.autocast(self.device_type, torch.bfloat16) if self.autocast else nullcontext()
         )
         with context:
-            out: Tensor = self.network(x, t)
+            out: Tensor = self.network(x, t, **fields)
         return out
 
 

@@ -218,6 +218,8 @@ def _common(
 
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     prior = engine.prior
+    if engine.tiling is not None:
+        settings = {**settings, **engine.tiling.to_dict()}
     line = f"{now}: xr_daisi {__version__} {call} with prior {prior.name}"
     history = forecast.attrs.get("history")
     versions = {"xr_daisi": __version__, "torch": torch.__version__, "numpy": np.__version__}

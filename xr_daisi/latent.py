@@ -11,9 +11,10 @@ from xr_daisi.blocks import Work, run_eager
 from xr_daisi.engine import Engine
 from xr_daisi.errors import DaisiTypeError, SettingsError, problem
 from xr_daisi.labels import latent_dataset, sample_dataset
-from xr_daisi.layout import layout_of
 from xr_daisi.lazy_blocks import run_lazy
 from xr_daisi.prior_choice import choose_prior
+from xr_daisi.prior_grid import layout_for
+from xr_daisi.tiling import Tiling
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,13 +37,17 @@ def invert(
     device: str = "auto",
     dtype: str = "float32",
     batch: int | Literal["auto"] = "auto",
+    tile: int | tuple[int, ...] | None = None,
+    overlap: int | tuple[int, ...] | None = None,
     progress: bool | None = None,
 ) -> xr.Dataset:
     """Carry the members of a forecast into the latent space of a prior.
 
     Parameters
     ----------
-    forecast, prior, t_min, steps, solver, inverse_noise, seed, device, dtype, batch, progress
+    forecast, prior, t_min, steps, solver, inverse_noise, seed, device, dtype, batch
+        As in `assimilate`.
+    tile, overlap, progress
         As in `assimilate`.
 
     Returns
@@ -64,8 +69,8 @@ def invert(
     prior = choose_prior(forecast, prior)
     given = {"t_min": t_min, "steps": steps, "solver": solver, "inverse_noise": inverse_noise}
     settings = prior.settings.updated(given)
-    layout = layout_of(forecast, prior.spec)
-    engine = make_engine(prior, settings, seed, device, dtype, batch)
+    layout = layout_for(forecast, prior)
+    engine = make_engine(prior, settings, seed, device, dtype, batch, tile, overlap)
     work = Work(engine, layout)
     states = layout.stack(forecast)
     if isinstance(states, np.ndarray):
@@ -87,6 +92,8 @@ def sample(
     device: str = "auto",
     dtype: str = "float32",
     batch: int | Literal["auto"] = "auto",
+    tile: int | tuple[int, ...] | None = None,
+    overlap: int | tuple[int, ...] | None = None,
 ) -> xr.Dataset:
     """Draw states from a prior alone, on the prior's own grid.
 
@@ -98,7 +105,7 @@ def sample(
         The prior.
     members : int
         How many.
-    steps, solver, noise, seed, device, dtype, batch
+    steps, solver, noise, seed, device, dtype, batch, tile, overlap
         As in `assimilate`.
 
     Returns
@@ -118,7 +125,7 @@ def sample(
     if _integer("members", members) < 1:
         raise SettingsError(problem("members", repr(members), "a positive integer"))
     settings = prior.settings.updated({"steps": steps, "solver": solver, "noise": noise})
-    engine = make_engine(prior, settings, seed, device, dtype, batch)
+    engine = make_engine(prior, settings, seed, device, dtype, batch, tile, overlap)
     return sample_dataset(engine.sample(members), engine)
 
 
@@ -142,18 +149,22 @@ def make_engine(
     device: str,
     dtype: str,
     batch: int | Literal["auto"],
+    tile: int | tuple[int, ...] | None = None,
+    overlap: int | tuple[int, ...] | None = None,
 ) -> Engine:
     """Return an engine with settings as the user gave them.
 
     Raises
     ------
     SettingsError
-        For a batch or seed that is no number.
+        For a batch or seed that is no number, and tiles that cannot be.
     """
     members = None if batch == "auto" else _integer("batch", batch, "a positive integer, or 'auto'")
     number = _integer("seed", seed)
     # Torch's own dtypes and devices are as good as their names.
-    return Engine(prior, settings, number, str(device), str(dtype).removeprefix("torch."), members)
+    precision = str(dtype).removeprefix("torch.")
+    tiling = Tiling.of(tile, overlap, len(prior.spec.dims))
+    return Engine(prior, settings, number, str(device), precision, members, tiling)
 
 
 def _integer(name: str, value: object, expected: str = "an integer") -> int:

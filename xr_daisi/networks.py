@@ -6,8 +6,9 @@ Tensors only. A network maps a normalised state ``x`` ``(batch, channel, *space)
 
 from __future__ import annotations
 
+import copy
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +17,7 @@ from torch.nn import functional
 
 from xr_daisi.errors import SettingsError, problem, raise_problems
 from xr_daisi.interpolant import INTERPOLANTS, Interpolant
+from xr_daisi.patches import double, from_patches, to_patches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -251,20 +253,36 @@ class UNet(nn.Module):
         """Number of trained parameters."""
         return sum(p.numel() for p in self.parameters())
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return the velocity, shape and dtype of `x`."""
+    @property
+    def stride(self) -> int:
+        """Grid points between those of the coarsest resolution."""
+        return int(self.config.patch * 2 ** (len(self.config.multipliers) - 1))
+
+    def with_periodic(self, periodic: tuple[bool, ...]) -> UNet:
+        """Return the network with the same weights, not copied, for other periodic dimensions."""
+        shared = {id(tensor): tensor for tensor in (*self.parameters(), *self.buffers())}
+        other = copy.deepcopy(self, shared)
+        other.config = replace(self.config, periodic=periodic)
+        for module in other.modules():
+            if isinstance(module, _Pad):
+                module.periodic = periodic
+        return other
+
+    def forward(self, x: Tensor, t: Tensor, static: Tensor | None = None) -> Tensor:
+        """Return the velocity, shape and dtype of `x`; `static` replaces the fields, by state."""
         alpha, beta, d_alpha, d_beta = schedule_at(self.interpolant, t, x)
         # For unit-variance data: Var[x_t] = v, and the best linear prediction of the velocity.
         v = alpha**2 + beta**2
         skip = (alpha * d_alpha + beta * d_beta) / v
         scale = (alpha * d_beta - beta * d_alpha).abs() / v.sqrt()
-        return skip * x + scale * self._network(x / v.sqrt(), t.to(x)).to(x)
+        return skip * x + scale * self._network(x / v.sqrt(), t.to(x), static).to(x)
 
-    def _network(self, x: Tensor, t: Tensor) -> Tensor:
+    def _network(self, x: Tensor, t: Tensor, static: Tensor | None) -> Tensor:
         if self.static.numel():
-            x = torch.cat([x, self.static.to(x).expand(x.shape[0], *self.static.shape)], dim=1)
+            fields = self.static if static is None else static
+            x = torch.cat([x, fields.to(x).expand(x.shape[0], *fields.shape[-x.ndim + 1 :])], dim=1)
         shape = x.shape[2:]
-        h = self.enter(_to_patches(x, self.config.patch, self.config.periodic))
+        h = self.enter(to_patches(x, self.config.patch, self.config.periodic))
         angle = (0.5 * math.pi) * t[:, None] * self.frequencies.to(t)
         embedding = self.embed(torch.cat([angle.sin(), angle.cos()], dim=1))
         skips: list[Tensor] = []
@@ -280,9 +298,9 @@ class UNet(nn.Module):
                 h = module(h, embedding)
             else:
                 skip = skips.pop()
-                h = torch.cat([_double(module(h), skip.shape[2:]), skip], dim=1)
+                h = torch.cat([double(module(h), skip.shape[2:]), skip], dim=1)
         h = self.leave(functional.silu(self.norm(h)))
-        return _from_patches(h, self.config.patch, shape)
+        return from_patches(h, self.config.patch, shape)
 
 
 def schedule_at(interpolant: Interpolant, times: Tensor, like: Tensor) -> tuple[Tensor, ...]:
@@ -315,43 +333,6 @@ def schedule_at(interpolant: Interpolant, times: Tensor, like: Tensor) -> tuple[
     table = torch.tensor([unique[value] for value in values], dtype=torch.float64)
     columns = table.to(dtype=like.dtype).to(like.device)
     return tuple(c.reshape(-1, *[1] * (like.ndim - 1)) for c in columns.unbind(dim=1))
-
-
-def _double(x: Tensor, shape: torch.Size) -> Tensor:
-    """Repeat every point twice per dimension, then cut to `shape` (odd sizes)."""
-    for axis, size in enumerate(shape, start=2):
-        x = x.repeat_interleave(2, dim=axis).narrow(axis, 0, size)
-    return x
-
-
-def _to_patches(x: Tensor, patch: int, periodic: Sequence[bool]) -> Tensor:
-    """Merge `patch` points per side into channels; a grid that does not divide is filled up."""
-    if patch == 1:
-        return x
-    for axis, (size, wraps) in enumerate(zip(x.shape[2:], periodic, strict=True), start=2):
-        if missing := -size % patch:
-            beyond = torch.arange(size, size + missing, device=x.device)
-            beyond = beyond % size if wraps else beyond.clamp(max=size - 1)
-            x = torch.cat([x, x.index_select(axis, beyond)], dim=axis)
-    if x.ndim == 3:
-        b, c, n = x.shape
-        x = x.reshape(b, c, n // patch, patch).permute(0, 1, 3, 2)
-        return x.reshape(b, c * patch, n // patch)
-    return functional.pixel_unshuffle(x, patch)
-
-
-def _from_patches(x: Tensor, patch: int, shape: torch.Size) -> Tensor:
-    """Undo `_to_patches`, cutting to the grid's `shape`."""
-    if patch == 1:
-        return x
-    if x.ndim == 3:
-        b, c, n = x.shape
-        x = x.reshape(b, c // patch, patch, n).permute(0, 1, 3, 2).reshape(b, -1, n * patch)
-    else:
-        x = functional.pixel_shuffle(x, patch)
-    for axis, size in enumerate(shape, start=2):
-        x = x.narrow(axis, 0, size)
-    return x
 
 
 NETWORKS: dict[str, tuple[type[UNetConfig], type[UNet]]] = {"unet": (UNetConfig, UNet)}

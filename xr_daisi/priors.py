@@ -24,6 +24,7 @@ from xr_daisi.inference import Inference
 from xr_daisi.networks import UNet
 from xr_daisi.prior_contents import pack, unpack
 from xr_daisi.prior_files import digest, write_file
+from xr_daisi.prior_grid import parts_on_grid
 from xr_daisi.prior_repr import html, text
 from xr_daisi.prior_statistics import statistic
 from xr_daisi.settings import Settings
@@ -275,6 +276,36 @@ class FlowPrior:
         other.settings = self.settings.updated(settings)
         # One network on a device serves both.
         other._flows, other.batch_limits = self._flows, self.batch_limits
+        return other
+
+    def on_grid(self, template: xr.Dataset, *, periodic: Sequence[str] | None = None) -> FlowPrior:
+        """Return a copy for another grid, with the same weights, card, settings and sha256.
+
+        The network must be fully convolutional, as those of `train_prior` are. It counts in grid
+        points, so the spacing of the grid should be that of the training.
+
+        Parameters
+        ----------
+        template : xarray.Dataset
+            The prior's variables and levels on the new grid, e.g. the forecast.
+        periodic : sequence of str, optional
+            Its periodic dimensions; when None, longitudes round the globe, and those without
+            longitudes that are periodic in the prior.
+
+        Raises
+        ------
+        PriorError, StateError
+            For a prior that belongs to its own points (normalised at each, with static fields or
+            holes), and for a template without its variables, levels or dimensions.
+
+        Warns
+        -----
+        SpacingWarning
+            Where the spacing is another than that of the training.
+        """
+        other = self.with_settings()
+        other.network, other.spec, other.normalization = parts_on_grid(self, template, periodic)
+        other._sha256, other._flows = self.sha256, {}
         return other
 
     def flow(self, device: torch.device, dtype: torch.dtype) -> Flow:

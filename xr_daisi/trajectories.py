@@ -7,7 +7,7 @@ network sees its states one by one; observations and guidance see them as one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -40,12 +40,13 @@ class TrajectoryFlow(Flow):
 
     def __init__(self, flow: Flow, times: int) -> None:
         super().__init__(flow.network, flow.interpolant)
+        self.flow = flow
         self.times = times
 
     def velocity(self, x: Tensor, t: float) -> Tensor:
         """Evaluate the network once for each state; see `Flow.velocity`."""
         states = x.reshape(x.shape[0] * self.times, -1, *x.shape[2:])
-        return super().velocity(states, t).reshape(x.shape)
+        return self.flow.velocity(states, t).reshape(x.shape)
 
 
 class TrajectoryNoise(NoiseSource):
@@ -100,15 +101,8 @@ class TrajectoryEngine(Engine):
     @classmethod
     def of(cls, engine: Engine, times: Iterable[str]) -> TrajectoryEngine:
         """Engine for trajectories with the settings of one for states."""
-        return cls(
-            engine.prior,
-            engine.settings,
-            engine.seed,
-            engine.device,
-            engine.dtype,
-            engine.batch,
-            tuple(times),
-        )
+        same = {field.name: getattr(engine, field.name) for field in fields(Engine)}
+        return cls(**same, times=tuple(times))
 
     @cached_property
     def normalization(self) -> Normalization:
