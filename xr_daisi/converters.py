@@ -28,14 +28,15 @@ import itertools
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from xr_daisi.errors import DaisiTypeError, SettingsError, problem
+from xr_daisi.errors import DaisiTypeError, PriorError, SettingsError, problem
 from xr_daisi.interpolant import LINEAR, Interpolant, Network
 
-__all__ = ["velocity_from_edm", "velocity_from_epsilon", "velocity_from_v"]
+__all__ = ["velocity_from", "velocity_from_edm", "velocity_from_epsilon", "velocity_from_v"]
 
 
 class _ConvertedVelocity(nn.Module):
@@ -304,3 +305,31 @@ def velocity_from_v(
     """
     schedule = _VPSchedule(alpha_bar, time_range)
     return _VPVelocity(predictor, interpolant, sigma_min, sigma_max, schedule, "v")
+
+
+def velocity_from(schedule: str, predictor: Network, **options: Any) -> Network:
+    """Return the velocity of a network whose schedule is named.
+
+    Parameters
+    ----------
+    schedule : str
+        ``"edm"``, ``"epsilon"`` or ``"v"``.
+    predictor : callable or torch.nn.Module
+        The network.
+    **options
+        Of `velocity_from_edm`, `velocity_from_epsilon` or `velocity_from_v`.
+
+    Raises
+    ------
+    PriorError
+        For an unknown schedule.
+    """
+    known: dict[str, Callable[..., Network]] = {
+        "edm": velocity_from_edm,
+        "epsilon": velocity_from_epsilon,
+        "v": velocity_from_v,
+    }
+    if schedule not in known:
+        names = ", ".join(map(repr, known))
+        raise PriorError(problem("schedule", repr(schedule), f"one of {names}"))
+    return known[schedule](predictor, **options)

@@ -20,7 +20,17 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["FORMAT", "FORMAT_VERSION", "damaged", "digest", "read_file", "write_file"]
+    from xr_daisi.settings import Settings
+
+__all__ = [
+    "FORMAT",
+    "FORMAT_VERSION",
+    "damaged",
+    "digest",
+    "read_file",
+    "settings_entries",
+    "write_file",
+]
 
 FORMAT = "xr_daisi flow prior"
 FORMAT_VERSION = 2
@@ -39,6 +49,26 @@ def digest(tensors: Mapping[str, Tensor], card: Mapping[str, Any]) -> str:
         sha.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
         sha.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
     return sha.hexdigest()
+
+
+def settings_entries(settings: Settings) -> dict[str, Any]:
+    """Return settings as plain JSON types.
+
+    Raises
+    ------
+    PriorError
+        If the strength is a function, which cannot be written.
+    """
+    if callable(settings.strength):
+        raise PriorError(
+            problem(
+                "strength",
+                "a callable",
+                "a number, to be written on a card",
+                "with_settings(strength=...) before saving, and pass the callable to assimilate",
+            )
+        )
+    return settings.to_dict()
 
 
 def _json(value: object) -> str:

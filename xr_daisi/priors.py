@@ -12,18 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from xr_daisi.converters import velocity_from
 from xr_daisi.errors import DaisiTypeError, PriorError, problem
-from xr_daisi.flow import (
-    INTERPOLANTS,
-    Flow,
-    velocity_from_edm,
-    velocity_from_epsilon,
-    velocity_from_v,
-)
+from xr_daisi.flow import INTERPOLANTS, Flow
 from xr_daisi.inference import Inference
 from xr_daisi.networks import UNet
 from xr_daisi.prior_contents import pack, unpack
-from xr_daisi.prior_files import digest, write_file
+from xr_daisi.prior_files import digest, settings_entries, write_file
 from xr_daisi.prior_grid import parts_on_grid
 from xr_daisi.prior_repr import html, text
 from xr_daisi.prior_statistics import statistic
@@ -210,15 +205,7 @@ class FlowPrior:
         PriorError
             For an unknown schedule.
         """
-        converters: dict[str, Callable[..., Callable[[Tensor, Tensor], Tensor]]] = {
-            "edm": velocity_from_edm,
-            "epsilon": velocity_from_epsilon,
-            "v": velocity_from_v,
-        }
-        if schedule not in converters:
-            known = ", ".join(map(repr, converters))
-            raise PriorError(problem("schedule", repr(schedule), f"one of {known}"))
-        velocity = converters[schedule](denoiser, **options)
+        velocity = velocity_from(schedule, denoiser, **options)
         return cls.from_velocity(
             velocity, template, mean=mean, std=std, periodic=periodic, name=name
         )
@@ -369,17 +356,7 @@ class FlowPrior:
         OSError
             If it cannot be written; nothing is left of it then.
         """
-        if callable(self.settings.strength):
-            raise PriorError(
-                problem(
-                    "strength",
-                    "a callable",
-                    "a number, to be written on a card",
-                    "with_settings(strength=...) before saving, and pass the callable to "
-                    "assimilate",
-                )
-            )
-        write_file(path, *pack(self), self.settings.to_dict(), overwrite=overwrite)
+        write_file(path, *pack(self), settings_entries(self.settings), overwrite=overwrite)
 
     @classmethod
     def load(cls, path: str | Path) -> FlowPrior:

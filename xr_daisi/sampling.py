@@ -86,9 +86,9 @@ def step_times(t_min: float, steps: int, solver: str) -> list[float]:
         ``steps + 1`` times, increasing.
     """
     if solver != "adams":
-        return np.linspace(t_min, 1.0, steps + 1).tolist()
+        return list(np.linspace(t_min, 1.0, steps + 1).tolist())
     share = np.linspace(1.0, 0.0, steps + 1) ** GRADING
-    return (1.0 - (1.0 - t_min) * share).tolist()
+    return list((1.0 - (1.0 - t_min) * share).tolist())
 
 
 def diverged_members(x: Tensor) -> list[int]:
