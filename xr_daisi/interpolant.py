@@ -13,7 +13,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 __all__ = ["INTERPOLANTS", "LINEAR", "TRIG", "Interpolant", "Network"]
@@ -22,38 +24,58 @@ Network = Callable[[Tensor, Tensor], Tensor]
 """A function of states ``(batch, channel, *space)`` and times ``(batch,)``."""
 
 
+Time = TypeVar("Time", float, Tensor)
+"""A number, or a tensor of times: a network finds its schedule without waiting for the device."""
+
+
+class Schedule(Protocol):
+    """A function of time."""
+
+    def __call__(self, t: Time, /) -> Time:
+        """Evaluate it."""
+        ...
+
+
+def _sin(x: Time) -> Time:
+    return torch.sin(x) if isinstance(x, Tensor) else math.sin(x)  # type: ignore[redundant-expr]
+
+
+def _cos(x: Time) -> Time:
+    return torch.cos(x) if isinstance(x, Tensor) else math.cos(x)  # type: ignore[redundant-expr]
+
+
 # Module-level functions, not lambdas: an interpolant travels to workers by pickle.
-def _linear_alpha(t: float) -> float:
+def _linear_alpha(t: Time) -> Time:
     return 1.0 - t
 
 
-def _linear_beta(t: float) -> float:
+def _linear_beta(t: Time) -> Time:
     return t
 
 
-def _minus_one(t: float) -> float:
-    return -1.0
+def _minus_one(t: Time) -> Time:
+    return 0.0 * t - 1.0
 
 
-def _one(t: float) -> float:
-    return 1.0
+def _one(t: Time) -> Time:
+    return 0.0 * t + 1.0
 
 
-def _trig_alpha(t: float) -> float:
+def _trig_alpha(t: Time) -> Time:
     # sin of the complement instead of cos: exactly 0 at t = 1.
-    return math.sin(0.5 * math.pi * (1.0 - t))
+    return _sin(0.5 * math.pi * (1.0 - t))
 
 
-def _trig_beta(t: float) -> float:
-    return math.sin(0.5 * math.pi * t)
+def _trig_beta(t: Time) -> Time:
+    return _sin(0.5 * math.pi * t)
 
 
-def _trig_d_alpha(t: float) -> float:
-    return -0.5 * math.pi * math.cos(0.5 * math.pi * (1.0 - t))
+def _trig_d_alpha(t: Time) -> Time:
+    return -0.5 * math.pi * _cos(0.5 * math.pi * (1.0 - t))
 
 
-def _trig_d_beta(t: float) -> float:
-    return 0.5 * math.pi * math.cos(0.5 * math.pi * t)
+def _trig_d_beta(t: Time) -> Time:
+    return 0.5 * math.pi * _cos(0.5 * math.pi * t)
 
 
 @dataclass(frozen=True)
@@ -65,16 +87,17 @@ class Interpolant:
     name : str
         Name under which a prior's card stores it.
     alpha, beta : callable
-        Amplitude of the noise (1 at t = 0, 0 at t = 1) and of the data (0 at t = 0, 1 at t = 1).
+        Amplitude of the noise (1 at t = 0, 0 at t = 1) and of the data (0 at t = 0, 1 at t = 1),
+        for a number or a tensor t.
     d_alpha, d_beta : callable
         Their derivatives in t.
     """
 
     name: str
-    alpha: Callable[[float], float]
-    beta: Callable[[float], float]
-    d_alpha: Callable[[float], float]
-    d_beta: Callable[[float], float]
+    alpha: Schedule
+    beta: Schedule
+    d_alpha: Schedule
+    d_beta: Schedule
 
     def gamma(self, t: float) -> float:
         """Return ``alpha beta' - beta alpha'``, positive for any sensible schedule."""

@@ -20,7 +20,7 @@ from xr_daisi.interpolant import INTERPOLANTS, Interpolant
 from xr_daisi.patches import double, from_patches, to_patches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
 
@@ -321,18 +321,12 @@ def schedule_at(interpolant: Interpolant, times: Tensor, like: Tensor) -> tuple[
         alpha, beta and their derivatives in t, each ``(batch, 1, ...)``, on the device and in the
         dtype of `like`.
     """
-    functions: list[Callable[[float], float]] = [
-        interpolant.alpha,
-        interpolant.beta,
-        interpolant.d_alpha,
-        interpolant.d_beta,
-    ]
-    # In double precision, and once for equal times: all are equal in sampling.
-    values = times.detach().tolist()
-    unique = {value: [f(value) for f in functions] for value in set(values)}
-    table = torch.tensor([unique[value] for value in values], dtype=torch.float64)
-    columns = table.to(dtype=like.dtype).to(like.device)
-    return tuple(c.reshape(-1, *[1] * (like.ndim - 1)) for c in columns.unbind(dim=1))
+    # In double precision, since a difference of times near 1 matters. No value is read back: on an
+    # accelerator that would wait for it.
+    wide = torch.float32 if like.device.type == "mps" else torch.float64
+    t = times.detach().to(like.device, wide).reshape(-1, *[1] * (like.ndim - 1))
+    parts = (interpolant.alpha, interpolant.beta, interpolant.d_alpha, interpolant.d_beta)
+    return tuple(part(t).to(like.dtype) for part in parts)
 
 
 NETWORKS: dict[str, tuple[type[UNetConfig], type[UNet]]] = {"unet": (UNetConfig, UNet)}
