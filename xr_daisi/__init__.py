@@ -28,6 +28,7 @@ from xr_daisi.feedback_statistics import feedback_summary
 from xr_daisi.feedback_table import summary_table
 from xr_daisi.formats import convert_observations, read_observations, write_observations
 from xr_daisi.guidance import GuidanceWarning
+from xr_daisi.inference import CompileWarning
 from xr_daisi.latent import invert, sample
 from xr_daisi.observation_quality import FlagWarning
 from xr_daisi.operators import on_grid
@@ -41,6 +42,7 @@ from xr_daisi.withholding import withhold
 
 __all__ = [
     "AnalysisPlan",
+    "CompileWarning",
     "DaisiError",
     "DaisiTypeError",
     "DivergenceError",

@@ -61,6 +61,7 @@ class AssimilateKeywords(ObservationKeywords, total=False):
     device: str
     dtype: str
     batch: int | Literal["auto"]
+    compile: bool
     tile: int | tuple[int, ...] | None
     overlap: int | tuple[int, ...] | None
     progress: bool | None
@@ -125,6 +126,7 @@ def assimilate(
     device: str = "auto",
     dtype: str = "float32",
     batch: int | Literal["auto"] = "auto",
+    compile: bool = False,
     tile: int | tuple[int, ...] | None = None,
     overlap: int | tuple[int, ...] | None = None,
     progress: bool | None = None,
@@ -217,6 +219,9 @@ def assimilate(
         ``"float32"``, ``"float64"``, or ``"bfloat16"`` for the network with a float32 solver.
     batch : int or "auto"
         Members pushed through the network at once (memory).
+    compile : bool
+        Let torch compile the network (`torch.compile`), where it is a torch module: minutes once
+        per process, then faster. Where that fails the network runs as it is, with a warning.
     tile : int or pair of int, optional
         Evaluate the network on overlapping tiles of this many grid points along each space
         dimension, blended at every step, for grids too large to be seen at once; off.
@@ -288,7 +293,9 @@ def assimilate(
     }
     settings = prior.settings.updated(given)
     layout = layout_for(forecast, prior)
-    engine = make_engine(prior, settings, seed, device, dtype, batch, tile, overlap)
+    engine = make_engine(
+        prior, settings, seed, device, dtype, batch, tile, overlap, compiled=compile
+    )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         plan = match_observations(obs, prior.spec, layout.time_values, options)

@@ -62,6 +62,8 @@ class Engine:
         Members at once; None chooses.
     tiling : Tiling or None
         How fields are cut; None is not at all.
+    compiled : bool
+        Whether torch compiles the network.
 
     Raises
     ------
@@ -76,6 +78,7 @@ class Engine:
     dtype: str = "float32"
     batch: int | None = None
     tiling: Tiling | None = None
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         resolve_dtype(self.dtype)
@@ -311,7 +314,7 @@ class Engine:
     def device_and_flow(self) -> tuple[torch.device, Flow]:
         """Return the device of this machine, and the prior's flow on it."""
         device = resolve_device(self.device)
-        flow = self.prior.flow(device, resolve_dtype(self.dtype))
+        flow = self.prior.flow(device, resolve_dtype(self.dtype), compiled=self.compiled)
         if self.tiling is not None:
             flow = self.tiling.tiled(flow, self.prior.spec.space_shape, self.prior.spec.periodic)
         return device, flow

@@ -3,12 +3,61 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Inference"]
+from xr_daisi.user_warnings import warn_user
+
+__all__ = ["CompileWarning", "Compiled", "Inference"]
+
+
+class CompileWarning(UserWarning):
+    """A network could not be compiled and runs as it is."""
+
+
+class Compiled:
+    """A network compiled by torch at its first call, or as it is where that fails.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        Ready for inference.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        # Guidance goes back through one graph several times: its buffers are not to be reused.
+        import torch._functorch.config as functorch
+
+        self._reusing = partial(functorch.patch, donated_buffer=False)
+        self._compiled: Callable[..., Tensor] | None = None
+        self._failed = False
+
+    def __call__(self, *arguments: Tensor, **fields: Tensor) -> Tensor:
+        """Call the network."""
+        if not self._failed:
+            try:
+                with self._reusing():
+                    if self._compiled is None:
+                        self._compiled = torch.compile(self.network, dynamic=False)
+                    return self._compiled(*arguments, **fields)
+            except (MemoryError, torch.OutOfMemoryError):
+                raise  # smaller batches are the remedy
+            except Exception as error:  # whatever the compiler's reason, the network runs without
+                self._failed = True
+                lines = str(error).strip().splitlines() or ["no reason given"]
+                warn_user(
+                    CompileWarning(
+                        f"compile=True: found that torch cannot compile the network "
+                        f"({type(error).__name__}: {lines[0][:160]}); it runs as it is"
+                    )
+                )
+        out: Tensor = self.network(*arguments, **fields)
+        return out
 
 
 class Inference:
@@ -23,21 +72,32 @@ class Inference:
     dtype : torch.dtype
         float32 or float64 of weights and states; bfloat16 keeps both in float32 and runs the
         network under autocast.
+    compiled : bool
+        Whether torch compiles it.
     """
 
-    def __init__(self, network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        compiled: bool = False,
+    ) -> None:
         self.autocast = dtype == torch.bfloat16
         target = torch.float32 if self.autocast else dtype
         if _needs_copy(network, device, target):
             network = copy.deepcopy(network).to(device=device, dtype=target)
             network = network.eval().requires_grad_(False)
         self.network = network
+        self.run: Callable[..., Tensor] = Compiled(network) if compiled else network
         self.device_type = device.type
 
     def around(self, network: nn.Module) -> Inference:
         """Return the same around another network, which is as this one is."""
         other = copy.copy(self)
         other.network = network
+        other.run = Compiled(network) if isinstance(self.run, Compiled) else network
         return other
 
     def __call__(self, x: Tensor, t: Tensor, **fields: Tensor) -> Tensor:
@@ -54,7 +114,7 @@ class Inference:
             torch.autocast(self.device_type, torch.bfloat16) if self.autocast else nullcontext()
         )
         with context:
-            out: Tensor = self.network(x, t, **fields)
+            out: Tensor = self.run(x, t, **fields)
         return out
 
 

@@ -151,6 +151,8 @@ def make_engine(
     batch: int | Literal["auto"],
     tile: int | tuple[int, ...] | None = None,
     overlap: int | tuple[int, ...] | None = None,
+    *,
+    compiled: bool = False,
 ) -> Engine:
     """Return an engine with settings as the user gave them.
 
@@ -164,7 +166,7 @@ def make_engine(
     # Torch's own dtypes and devices are as good as their names.
     precision = str(dtype).removeprefix("torch.")
     tiling = Tiling.of(tile, overlap, len(prior.spec.dims))
-    return Engine(prior, settings, number, str(device), precision, members, tiling)
+    return Engine(prior, settings, number, str(device), precision, members, tiling, compiled)
 
 
 def _integer(name: str, value: object, expected: str = "an integer") -> int:

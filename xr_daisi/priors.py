@@ -97,7 +97,7 @@ class FlowPrior:
         self.interpolant = interpolant
         self.card = dict(card or {})
         self._sha256: str | None = None
-        self._flows: dict[tuple[str, str], Flow] = {}
+        self._flows: dict[tuple[str, str, bool], Flow] = {}
         self.batch_limits: dict[tuple[object, ...], int] = {}  # where memory did not suffice
         self._uuid = uuid.uuid4().hex
 
@@ -295,7 +295,7 @@ class FlowPrior:
         other._sha256, other._flows = self.sha256, {}
         return other
 
-    def flow(self, device: torch.device, dtype: torch.dtype) -> Flow:
+    def flow(self, device: torch.device, dtype: torch.dtype, *, compiled: bool = False) -> Flow:
         """Return the flow on a device.
 
         Parameters
@@ -305,18 +305,20 @@ class FlowPrior:
         dtype : torch.dtype
             float32 or float64 of the solver and network; bfloat16 runs the network under autocast
             with the solver in float32.
+        compiled : bool
+            Whether torch compiles the network.
 
         Returns
         -------
         Flow
             Velocity in evaluation mode; the prior's own network is left as it is.
         """
-        key = (str(device), str(dtype))
+        key = (str(device), str(dtype), compiled)
         with _building:  # threads that come at once share one copy
             if key not in self._flows:
                 network = self.network
                 if isinstance(network, nn.Module):
-                    network = Inference(network, device, dtype)
+                    network = Inference(network, device, dtype, compiled=compiled)
                 self._flows[key] = Flow(network, INTERPOLANTS[self.interpolant])
             return self._flows[key]
 
