@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = [
+    "PERIOD",
     "Compared",
     "compared",
     "compared_names",
@@ -24,6 +25,9 @@ __all__ = [
     "period_of",
     "with_value_statistics",
 ]
+
+PERIOD = "daisi_period"
+"""Attribute of a feedback's variables: values that differ by it are the same; in their units."""
 
 Floats = NDArray[np.float64]
 Keys = NDArray[np.uint64]
@@ -173,8 +177,10 @@ def period_of(attrs: Mapping[str, Any]) -> float | None:
     Parameters
     ----------
     attrs : mapping
-        Attributes of the observed variable.
+        Attributes of the observed variable; `PERIOD` among them comes before the standard name.
     """
+    if PERIOD in attrs:
+        return float(attrs[PERIOD])
     kind = str(attrs.get("standard_name", ""))
     if not kind.endswith(("from_direction", "to_direction")):
         return None
