@@ -119,6 +119,37 @@ def test_vocabularies_of_the_field(name: str) -> None:
     assert found == good
 
 
+GOOD = (
+    "good probably_good good_data correct corrected passed pass all_tests_passed qc_passed ok "
+    "ok_data acceptable accepted valid valid_data nominal best usable reliable good_for_use "
+    "no_problem no_error_detected not_bad not_flagged not_evaluated no_qc_performed"
+)
+NOT_GOOD = (
+    "incorrect unacceptable not_acceptable not_accepted non_valid not_usable did_not_pass "
+    "not_passed not_reliable off_nominal not_nominal not_correct not_best no_use no_good_value "
+    "out_of_valid_range below_valid_minimum above_valid_maximum valid_range_exceeded invalid "
+    "off-nominal not_a_good_value without_valid_calibration unreliable do_not_use not_used unused"
+)
+
+
+@pytest.mark.parametrize("meaning", [*GOOD.split(), *NOT_GOOD.split()])
+def test_a_good_word_denied_is_not_good(meaning: str) -> None:
+    good = meaning in GOOD.split()
+    flag = flags([0, 1, 1, 1, 1, 1], flag_values=[0, 1], flag_meanings=f"best_of_all {meaning}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FlagWarning)
+        plan = match_observations(points(t2m_quality=flag), PRIOR.spec, ONE, obs_error=1.0)
+    assert plan.used == (6 if good else 1)
+
+
+def test_what_only_looks_like_a_good_word_is_not_used() -> None:
+    """A word that ends in a good one, or goes on after it, may mean anything."""
+    flag = flags([0, 1, 2, 3], flag_values=range(4), flag_meanings="good bandpass uncorrected xuse")
+    with pytest.warns(FlagWarning, match=r"\['bandpass', 'uncorrected', 'xuse'\]"):
+        plan = match_observations(points(4, t2m_quality=flag), PRIOR.spec, ONE, obs_error=1.0)
+    assert plan.used == 1
+
+
 def test_bits() -> None:
     attrs = {"flag_masks": [1, 2, 4], "flag_meanings": "spike range_test_failed good_calibration"}
     flag = flags([0, 1, 2, 4, 5, 3], **attrs)
@@ -149,6 +180,30 @@ def test_flags_without_meanings_need_the_user() -> None:
     assert statuses(text, quality={"t2m": ["1", "2"]}) == [0, 9, 0, 0, 0, 0]
 
 
+@pytest.mark.parametrize("blank", ["1", None, np.nan, ""])
+def test_texts_may_be_objects(blank: Any) -> None:
+    """As pandas and netCDF4 give them; without flag a value is as good as one not checked."""
+    given = np.array(["1", "4", b"4", blank, "1", "2"], dtype=object)
+    obs = points(t2m_qc=flags(given))
+    assert statuses(obs, quality={"t2m": ["1", "2"]}) == [0, 9, 9, 0, 0, 0]
+    assert statuses(obs, quality={"t2m": [1, 2]}) == [0, 9, 9, 0, 0, 0]
+    obs.t2m_qc.attrs = {"flag_values": "1 2 4", "flag_meanings": "good fair_good bad"}
+    assert statuses(obs) == [0, 9, 9, 0, 0, 0]
+    assert statuses(obs, quality={"t2m": ["2"]}) == [9, 9, 9, 9 if blank == "1" else 0, 9, 0]
+
+
+@pytest.mark.parametrize("kind", [int, float])
+def test_digits_are_the_numbers_of_numeric_flags(kind: type) -> None:
+    flag = flags(np.array([1, 4, 1, 2, 1, 1], kind))
+    assert statuses(points(t2m_qc=flag), quality={"t2m": ["1", "2.0"]}) == [0, 9, 0, 0, 0, 0]
+    with pytest.raises(ObservationError, match=r"\['one'\], expected numbers, as the flags are"):
+        statuses(points(t2m_qc=flag), quality={"t2m": ["one"]})
+    flag.attrs = {"flag_values": [1, 2, 4], "flag_meanings": "good fair_good bad"}
+    assert statuses(points(t2m_qc=flag), quality={"t2m": ["1", "good"]}) == [0, 9, 0, 9, 0, 0]
+    with pytest.raises(ObservationError, match=r"\['one'\], expected meanings among \['good'.*4\]"):
+        statuses(points(t2m_qc=flag), quality={"t2m": ["one"]})
+
+
 def test_unknown_meanings_warn_and_are_not_used() -> None:
     flag = flags([1, 2, 1, 1, 1, 1], flag_values=[1, 2], flag_meanings="good wibbly")
     with pytest.warns(FlagWarning, match=r"\['wibbly'\], taken as not good.*quality="):
@@ -172,6 +227,23 @@ def test_missing_flags_and_bad_values_under_bad_flags() -> None:
             "1 flag_values and 2",
         ),
         (flags(np.repeat(ONE, 6)), "expected integers"),
+        (flags(np.array([1, 1, 1, 1, 1, []], object)), "values of type list, expected integers"),
+        (
+            flags([1] * 6, flag_masks="a b", flag_meanings="good bad"),
+            "flag_masks: found 'a b', expected whole numbers",
+        ),
+        (
+            flags([1] * 6, flag_masks=[1, 2], flag_values=["a", "b"], flag_meanings="good bad"),
+            r"flag_values: found \['a', 'b'\], expected whole numbers",
+        ),
+        (
+            flags([1] * 6, flag_masks=[1.5, 2], flag_meanings="good bad"),
+            r"flag_masks: found \[1.5, 2\], expected whole numbers",
+        ),
+        (
+            flags([1] * 6, flag_values=["a", "b"], flag_meanings="good bad"),
+            r"flag_values: found \['a', 'b'\], expected numbers",
+        ),
     ],
 )
 def test_bad_flags_are_named(flag: xr.Variable, message: str) -> None:
@@ -225,9 +297,19 @@ def test_open_bounds_and_bounds_that_are_none() -> None:
             statuses(points(), bounds={"t2m": bad})
 
 
-def test_bounds_of_packed_data_are_packed(tmp_path: Path) -> None:
+PACKED = [
+    {"valid_range": np.array([10, 30], np.int16)},
+    {"valid_min": np.int16(10), "valid_max": np.int16(30)},
+    # of a wider type than the packed values, so that they are not packed themselves
+    {"valid_range": np.array([MEAN + 1, MEAN + 3], np.float32)},
+    {"valid_min": MEAN + 1, "valid_max": MEAN + 3},
+]
+
+
+@pytest.mark.parametrize("attrs", PACKED)
+def test_bounds_of_packed_data(attrs: dict[str, Any], tmp_path: Path) -> None:
     obs = points()
-    obs.t2m.attrs["valid_range"] = np.array([10, 30], np.int16)
+    obs.t2m.attrs.update(attrs)
     obs.t2m.encoding = {"dtype": "int16", "scale_factor": 0.1, "add_offset": MEAN, "_FillValue": -9}
     obs.to_netcdf(tmp_path / "packed.nc")
     with xr.open_dataset(tmp_path / "packed.nc") as packed:
