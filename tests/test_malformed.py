@@ -178,6 +178,14 @@ ERRORS: dict[str, tuple[Make, str]] = {
         ),
         "bounds",
     ),
+    "obs: negative footprints": (
+        ob(lambda d: d.assign(t2m_footprint=("station", [0.0, np.nan, -9.0, 3.0]))),
+        "1 diameters that are negative or infinite, the first -9",
+    ),
+    "obs: infinite footprints": (
+        ob(lambda d: d.assign(t2m_footprint=("station", [0.0, np.nan, np.inf, 3.0]))),
+        "negative or infinite, the first inf",
+    ),
     "obs: footprint of text": (ob(attrs("t2m", footprint="wide")), "footprint"),
     # observations: how well
     "error: none": (ob(lambda d: d.drop_vars("t2m_error")), "no observation error"),

@@ -382,10 +382,41 @@ def test_a_covariance_brings_deviations_and_follows_what_is_left() -> None:
     assert fewer.blocks[0].places.tolist() == [0, 1, 2]
     left = [0, 3, 5]
     np.testing.assert_allclose(fewer.blocks[0].correlation, matrix(6)[np.ix_(left, left)])
-    # Explicit errors come first, the matrix then tells the correlation alone.
-    both = match_observations(obs.assign(t2m_error=("obs", np.ones(6))), PRIOR.spec, ONE).batch(0)
-    assert both.errors.tolist() == [1.0] * 5
-    np.testing.assert_allclose(both.blocks[0].correlation, batch.blocks[0].correlation)
+    # The same errors once more do no harm; others contradict the matrix, where there are values.
+    again = deviation.copy()
+    again[2] = 7.0
+    both = obs.assign(t2m_error=("obs", 1000.0 * again, {"units": "mK"}))
+    for given in (both, both.chunk(), both.chunk(obs=4, obs2=3)):
+        found = match_observations(given, PRIOR.spec, ONE).batch(0)
+        np.testing.assert_allclose(found.errors, deviation[kept])
+        np.testing.assert_allclose(found.blocks[0].correlation, batch.blocks[0].correlation)
+        other = given.assign(t2m_error=given.t2m_error * 2.0)
+        with pytest.raises(ObservationError, match=r"errors other than.* against .*drop one"):
+            match_observations(other, PRIOR.spec, ONE).batch(0)
+
+
+@pytest.mark.parametrize(
+    ("units", "factor"),
+    [
+        *((None, 1.0), ("", 1.0), ("K2", 1.0), ("K^2", 1.0), ("mK2", 1e-6), ("(mK)**2", 1e-6)),
+        *(("degC2", 1.0), ("(deg C)2", 1.0), ("degF2", (5 / 9) ** 2), ("kelvin2", 1.0)),
+    ],
+)
+def test_units_of_a_covariance(units: str | None, factor: float) -> None:
+    obs = points()
+    attrs = {} if units is None else {"units": units}
+    obs["t2m_error_covariance"] = (("obs", "obs2"), 4.0 * matrix(6), attrs)
+    batch = match_observations(obs, PRIOR.spec, ONE).batch(0)
+    np.testing.assert_allclose(batch.errors, 2.0 * np.sqrt(factor))
+    np.testing.assert_allclose(batch.blocks[0].correlation, matrix(6))
+
+
+@pytest.mark.parametrize("units", ["K", "m2", "1", "wibble2"])
+def test_units_that_are_no_square(units: str) -> None:
+    obs = points()
+    obs["t2m_error_covariance"] = (("obs", "obs2"), 4.0 * matrix(6), {"units": units})
+    with pytest.raises(ObservationError, match=rf"error_covariance: found units '{units}'.*\(K\)2"):
+        match_observations(obs, PRIOR.spec, ONE)
 
 
 def test_errors_correlated_along_channels_are_blocks_for_each_place() -> None:
