@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -532,6 +533,44 @@ def test_within_one_dataset_whatever_the_order() -> None:
         plan = match_observations(twice.isel(obs=order), PRIOR.spec, ONE, obs_error=1.0)
         assert plan.counts == {"used": 6, "duplicate": 6}
         assert sorted(plan.batch(0).values) == points().t2m.values.tolist()
+
+
+@pytest.mark.parametrize("start", [0.0, -180.0])
+@pytest.mark.parametrize("units", ["K", "degC"])
+def test_a_copy_in_single_precision_is_a_duplicate(units: str, start: float) -> None:
+    rng = np.random.default_rng(0)
+    n = 200
+    obs = xr.Dataset(
+        {"t2m": ("obs", rng.normal(MEAN, STD, n), {"units": "K"})},
+        coords={
+            "latitude": ("obs", rng.uniform(50.0, 54.0, n)),
+            "longitude": ("obs", (rng.uniform(-3.0, 2.0, n) - start) % 360.0 + start),
+            "time": ("obs", np.repeat(ONE, n)),
+        },
+    )
+    if units == "degC":
+        obs["t2m"] = (obs.t2m - 273.15).assign_attrs(units="degC")
+    single = obs.astype(np.float32)
+    for name in ("latitude", "longitude"):
+        single[name] = obs[name].astype(np.float32)
+    for pair in ([obs, single], [single, obs]):
+        counts = match_observations(pair, PRIOR.spec, ONE, obs_error=1.0).counts
+        assert counts == {"used": n, "duplicate": n}
+    # A little more than rounding is another measurement.
+    other = single.assign(t2m=(single.t2m + np.float32(1e-2)).assign_attrs(single.t2m.attrs))
+    counts = match_observations([obs, other], PRIOR.spec, ONE, obs_error=1.0).counts
+    assert counts == {"used": 2 * n}
+
+
+def test_equal_values_around_zero_in_the_units_of_the_state() -> None:
+    celsius = gaussian_prior().spec
+    variable = replace(celsius.variables[0], units="degC")
+    spec = replace(celsius, variables=(variable,))
+    obs = points(3)
+    obs["t2m"][:] = [273.15, 273.16, 273.14]
+    single = obs.assign(t2m=obs.t2m.astype(np.float32).assign_attrs(units="K"))
+    counts = match_observations([obs, single], spec, ONE, obs_error=1.0).counts
+    assert counts == {"used": 3, "duplicate": 3}
 
 
 def test_what_differs_is_no_duplicate() -> None:
