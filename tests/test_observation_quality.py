@@ -16,9 +16,12 @@ from closed_form import kalman, relative
 from labelled import LAT, LON, MEAN, QUICK, STD, TIMES, covariance, forecast, gaussian_prior
 
 from xr_daisi import ObservationError, SettingsError, assimilate, feedback
+from xr_daisi.blocks import far_from_ensemble
 from xr_daisi.duplicates import RepeatedObservationsWarning
+from xr_daisi.errors import NoObservationsWarning
 from xr_daisi.observation_options import ObservationOptions
 from xr_daisi.observation_quality import FlagWarning
+from xr_daisi.observation_status import Status
 from xr_daisi.observations import match_observations
 from xr_daisi.sampling import NoiseSource
 
@@ -315,6 +318,48 @@ def test_bounds_of_packed_data(attrs: dict[str, Any], tmp_path: Path) -> None:
     obs.to_netcdf(tmp_path / "packed.nc")
     with xr.open_dataset(tmp_path / "packed.nc") as packed:
         assert statuses(packed.load()) == [11, 0, 0, 0, 11, 11]
+
+
+# -- background check -----------------------------------------------------------------------------
+
+WITHIN = [(3.0, -1e-6, False), (3.0, 1e-6, True), (0.7, -1e-6, False), (0.7, 1e-6, True)]
+
+
+@pytest.mark.parametrize(("limit", "more", "far"), WITHIN)
+@pytest.mark.parametrize("side", [-1.0, 1.0])
+def test_spread_and_error_together_decide(
+    limit: float, more: float, far: bool, side: float
+) -> None:
+    """The limit is in roots of the sum of both variances, that of the members unbiased."""
+    members = 6
+    ds = forecast(members=members, times=ONE)
+    obs = points(6)
+    where = {
+        "latitude": xr.DataArray(obs.latitude.values, dims="obs"),
+        "longitude": xr.DataArray(obs.longitude.values, dims="obs"),
+    }
+    h = ds.t2m.isel(time=0).sel(where).transpose("member", "obs").values
+    spread = h.std(axis=0, ddof=1)
+    error = spread * np.array([0.5, 0.8, 1.0, 1.2, 1.5, 2.0])
+    away = limit * np.sqrt(spread**2 + error**2) * (1.0 + more)
+    obs["t2m"] = ("obs", h.mean(axis=0) + side * away, {"units": "K"})
+    obs["t2m_error"] = ("obs", error)
+    batch = match_observations(obs, PRIOR.spec, ONE).batch(0)
+    assert far_from_ensemble(batch, h, limit).tolist() == [far] * 6
+    for given in (obs, obs.chunk()):
+        options = {"background_check": limit, **QUICK}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NoObservationsWarning)
+            analysis = assimilate(ds, given, PRIOR, **options).compute()
+        assert bool((analysis.t2m != ds.t2m).any()) != far
+        assert (feedback(ds, given, analysis).t2m_status == (Status.FAR if far else 0)).all()
+
+
+def test_one_member_is_judged_by_the_error_alone() -> None:
+    obs = points(2, t2m_error=[1.0, 2.0])
+    batch = match_observations(obs, PRIOR.spec, ONE).batch(0)
+    h = batch.values[None] - np.array([3.1, 5.9])
+    assert far_from_ensemble(batch, h, 3.0).tolist() == [True, False]
 
 
 # -- errors ---------------------------------------------------------------------------------------

@@ -308,9 +308,10 @@ def _bits(values: NDArray[Any]) -> Keys:
 
 def _hashed(keys: Keys) -> Keys:
     """Scramble 64 bits; neighbouring numbers give unrelated ones (Steele et al. 2014)."""
-    mixed = keys + np.uint64(0x9E3779B97F4A7C15)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    with np.errstate(over="ignore"):  # of a scalar numpy would warn
+        mixed = keys + np.uint64(0x9E3779B97F4A7C15)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     scrambled: Keys = mixed ^ (mixed >> np.uint64(31))
     return scrambled
 
