@@ -104,7 +104,7 @@ def feedback(
         forecast, perturbed by the error, lie below the value). What follows from values that could
         not be compared is NaN. For each variable ``x`` of the state that the prior's transform
         keeps within bounds, ``x_at_bound_forecast`` and ``x_at_bound_analysis`` count the values
-        at the lower bound, where analyses are clipped, at times with observations.
+        at the bounds, where analyses are clipped, at times with observations.
 
     Raises
     ------
