@@ -10,7 +10,7 @@ from xr_daisi.bounds import BoundCounter, bound_variables, with_transforms
 from xr_daisi.state import Normalization, StateSpec, spec_from_dataset
 
 
-@pytest.mark.parametrize("transform", ["log1p", "log", "sqrt"])
+@pytest.mark.parametrize("transform", ["log1p", "log", "logit", "sqrt"])
 def test_values_that_were_clipped_are_counted(transform: str) -> None:
     """Whatever the transform clips, and nothing else: not the other variable, not NaN."""
     fields = xr.Dataset({n: (("level", "y", "x"), np.zeros((2, 3, 4))) for n in ("t", "q")})

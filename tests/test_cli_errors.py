@@ -255,7 +255,7 @@ def test_device_that_is_not_there(
         (["--width", "7"], "--width: found 7"),
         (["--variables", "q"], "found t2m, expected q"),
         (["--transform", "t2m"], "--transform: found 't2m', expected NAME=VALUE"),
-        (["--transform", "t2m=cube"], "expected one of log, log1p, sqrt"),
+        (["--transform", "t2m=cube"], "expected one of log, log1p, logit, sqrt"),
         (["--periodic", "place"], "--periodic: found ['place']"),
         (["--roll", "longitude"], "see --periodic"),
         (["--init", "no-such-prior"], "found no file 'no-such-prior'"),

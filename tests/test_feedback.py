@@ -293,6 +293,34 @@ def test_directions_depart_by_the_shorter_way() -> None:
     np.testing.assert_allclose(summary.background_spread, np.std([-10, -5, 5, 10], ddof=1))
 
 
+@pytest.mark.parametrize("units", ["degree", "rad", None])
+def test_the_operator_says_what_goes_round(units: str | None, tmp_path: Path) -> None:
+    """A direction needs no standard name: what assimilate wraps by, feedback does, too."""
+    ds = (FORECAST.isel(time=[0]) * 0.0).rename(t2m="u10")
+    angle = np.deg2rad([1.0, 2.0, 3.0, 4.0])[:, None, None]
+    ds["v10"] = ds.u10 - 10.0 * np.cos(angle)
+    ds["u10"] = ds.u10 - 10.0 * np.sin(angle)
+    ds.u10.attrs, ds.v10.attrs = {"units": "m s-1"}, {"units": "m s-1"}
+    like = ds.isel(time=0, member=0, drop=True)
+    prior = FlowPrior.from_velocity(lambda x, t: 0 * x, like, mean=0.0, std=5.0)
+    unit = np.pi / 180.0 if units == "rad" else 1.0
+    obs = OBS.isel(time=[0]).rename(t2m="dd", t2m_error="dd_error")
+    obs = obs * 0.0 + xr.Dataset({"dd": 355.0 * unit, "dd_error": 5.0 * unit})
+    obs.dd.attrs = {"units": units, "daisi_period": 7.0} if units else {}
+    obs.dd_error.attrs = {}
+    found = feedback(ds, obs, analyse(ds, obs, prior, operator={"dd": "wind_direction"}))
+    np.testing.assert_allclose(found.dd_o_minus_b, -7.5 * unit, rtol=1e-6)
+    spread = np.sqrt(1.25 * np.var([1, 2, 3, 4], ddof=1) + 25.0)
+    np.testing.assert_allclose(found.dd_normalized_o_minus_b, -7.5 / spread, rtol=1e-6)
+    assert (found.dd_rank <= 2).all()
+    found.to_netcdf(tmp_path / "feedback.nc")
+    with xr.open_dataset(tmp_path / "feedback.nc") as again:
+        for table in (found, again):
+            summary = feedback_summary(table)
+            wanted = np.std([1, 2, 3, 4], ddof=1) * unit
+            np.testing.assert_allclose(summary.background_spread, wanted, rtol=1e-6)
+
+
 def test_what_was_clipped_is_counted(tmp_path: Path) -> None:
     """Rain that the analysis would make negative, in other units than the prior's."""
     rain = template(name="tp", units="m", standard_name="precipitation_amount")

@@ -13,7 +13,7 @@ import torch
 import xarray as xr
 from labelled import LAT, LON, QUICK, TIMES, forecast, gaussian_prior, stations, unchanged
 
-from xr_daisi import DaisiError, OperatorError, assimilate, on_grid
+from xr_daisi import DaisiError, ObservationError, OperatorError, assimilate, on_grid
 
 PRIOR = gaussian_prior()
 LEVELS = gaussian_prior(levels=True)
@@ -109,6 +109,18 @@ ERRORS: dict[str, tuple[Make, str]] = {
     "obs: text": (ob(lambda d: d.assign(t2m=d.t2m.astype(str))), "convert them"),
     "obs: dates": (ob(lambda d: d.assign(t2m=d.t2m.astype("datetime64[ns]"))), "expected numbers"),
     "obs: infinite": (ob(value("t2m", (0, 0), -np.inf)), "1 infinite value"),
+    "obs: far too large": (
+        ob(value("t2m", (0, 0), 1e300)),
+        "t2m: found 1 value(s) that no precision can hold with their errors, the first 1e+300",
+    ),
+    "obs: a fill value without _FillValue": (
+        ob(value("t2m", (2, 1), 1e30)),
+        "the first 1e+30 with an error of 0.5 at latitude=",
+    ),
+    "obs: a fill value like many others": (
+        ob(value("t2m", (2, 1), -9999.0)),
+        "errors, is t2m = -9999 with an error of 0.5 at latitude=",
+    ),
     "obs: unknown unit": (ob(attrs("t2m", units="wibble")), "wibble"),
     "obs: unit of a length": (ob(attrs("t2m", units="km")), "'km'"),
     # observations: where and when
@@ -178,11 +190,20 @@ ERRORS: dict[str, tuple[Make, str]] = {
         ),
         "bounds",
     ),
+    "obs: negative footprints": (
+        ob(lambda d: d.assign(t2m_footprint=("station", [0.0, np.nan, -9.0, 3.0]))),
+        "1 diameters that are negative or infinite, the first -9",
+    ),
+    "obs: infinite footprints": (
+        ob(lambda d: d.assign(t2m_footprint=("station", [0.0, np.nan, np.inf, 3.0]))),
+        "negative or infinite, the first inf",
+    ),
     "obs: footprint of text": (ob(attrs("t2m", footprint="wide")), "footprint"),
     # observations: how well
     "error: none": (ob(lambda d: d.drop_vars("t2m_error")), "no observation error"),
     "error: zero": (ob(value("t2m_error", (1, 2), 0.0)), "NaN, zero, negative"),
     "error: NaN": (ob(value("t2m_error", (1, 2), np.nan)), "NaN, zero, negative"),
+    "error: far too small": (ob(value("t2m_error", (1, 2), 1e-300)), "with an error of 1e-300"),
     "error: negative": (ob(value("t2m_error", (1, 2), -1.0)), "NaN, zero, negative"),
     "error: text": (ob(lambda d: d.assign(t2m_error=d.t2m_error.astype(str))), "t2m_error"),
     "error: other dimensions": (ob(lambda d: d.assign(t2m_error=("k", [1.0, 2.0]))), "t2m_error"),
@@ -353,6 +374,13 @@ def test_one_bad_value_never_spoils_the_rest(bad: float) -> None:
     found = assimilate(FORECAST, spoilt, PRIOR, background_check=50.0, **QUICK)
     expected = assimilate(FORECAST, clean, PRIOR, background_check=50.0, **QUICK)
     xr.testing.assert_equal(found.drop_attrs(), expected.drop_attrs())
+
+
+def test_extreme_values_of_dask_arrays_are_refused_in_their_tasks() -> None:
+    spoilt = value("t2m", (1, 2), 1e30)(OBS.copy(deep=True))
+    lazy = assimilate(FORECAST.chunk(time=1), spoilt.chunk(), PRIOR, **QUICK)
+    with pytest.raises(ObservationError, match=r"1 value\(s\).*first 1e\+30 with an error of 0.5"):
+        lazy.compute()
 
 
 def test_operators_that_are_none_of_torch_are_operator_errors() -> None:

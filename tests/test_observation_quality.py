@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ from closed_form import kalman, relative
 from labelled import LAT, LON, MEAN, QUICK, STD, TIMES, covariance, forecast, gaussian_prior
 
 from xr_daisi import ObservationError, SettingsError, assimilate, feedback
+from xr_daisi.blocks import far_from_ensemble
 from xr_daisi.duplicates import RepeatedObservationsWarning
+from xr_daisi.errors import NoObservationsWarning
 from xr_daisi.observation_options import ObservationOptions
 from xr_daisi.observation_quality import FlagWarning
+from xr_daisi.observation_status import Status
 from xr_daisi.observations import match_observations
 from xr_daisi.sampling import NoiseSource
 
@@ -119,6 +123,37 @@ def test_vocabularies_of_the_field(name: str) -> None:
     assert found == good
 
 
+GOOD = (
+    "good probably_good good_data correct corrected passed pass all_tests_passed qc_passed ok "
+    "ok_data acceptable accepted valid valid_data nominal best usable reliable good_for_use "
+    "no_problem no_error_detected not_bad not_flagged not_evaluated no_qc_performed"
+)
+NOT_GOOD = (
+    "incorrect unacceptable not_acceptable not_accepted non_valid not_usable did_not_pass "
+    "not_passed not_reliable off_nominal not_nominal not_correct not_best no_use no_good_value "
+    "out_of_valid_range below_valid_minimum above_valid_maximum valid_range_exceeded invalid "
+    "off-nominal not_a_good_value without_valid_calibration unreliable do_not_use not_used unused"
+)
+
+
+@pytest.mark.parametrize("meaning", [*GOOD.split(), *NOT_GOOD.split()])
+def test_a_good_word_denied_is_not_good(meaning: str) -> None:
+    good = meaning in GOOD.split()
+    flag = flags([0, 1, 1, 1, 1, 1], flag_values=[0, 1], flag_meanings=f"best_of_all {meaning}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FlagWarning)
+        plan = match_observations(points(t2m_quality=flag), PRIOR.spec, ONE, obs_error=1.0)
+    assert plan.used == (6 if good else 1)
+
+
+def test_what_only_looks_like_a_good_word_is_not_used() -> None:
+    """A word that ends in a good one, or goes on after it, may mean anything."""
+    flag = flags([0, 1, 2, 3], flag_values=range(4), flag_meanings="good bandpass uncorrected xuse")
+    with pytest.warns(FlagWarning, match=r"\['bandpass', 'uncorrected', 'xuse'\]"):
+        plan = match_observations(points(4, t2m_quality=flag), PRIOR.spec, ONE, obs_error=1.0)
+    assert plan.used == 1
+
+
 def test_bits() -> None:
     attrs = {"flag_masks": [1, 2, 4], "flag_meanings": "spike range_test_failed good_calibration"}
     flag = flags([0, 1, 2, 4, 5, 3], **attrs)
@@ -149,6 +184,30 @@ def test_flags_without_meanings_need_the_user() -> None:
     assert statuses(text, quality={"t2m": ["1", "2"]}) == [0, 9, 0, 0, 0, 0]
 
 
+@pytest.mark.parametrize("blank", ["1", None, np.nan, ""])
+def test_texts_may_be_objects(blank: Any) -> None:
+    """As pandas and netCDF4 give them; without flag a value is as good as one not checked."""
+    given = np.array(["1", "4", b"4", blank, "1", "2"], dtype=object)
+    obs = points(t2m_qc=flags(given))
+    assert statuses(obs, quality={"t2m": ["1", "2"]}) == [0, 9, 9, 0, 0, 0]
+    assert statuses(obs, quality={"t2m": [1, 2]}) == [0, 9, 9, 0, 0, 0]
+    obs.t2m_qc.attrs = {"flag_values": "1 2 4", "flag_meanings": "good fair_good bad"}
+    assert statuses(obs) == [0, 9, 9, 0, 0, 0]
+    assert statuses(obs, quality={"t2m": ["2"]}) == [9, 9, 9, 9 if blank == "1" else 0, 9, 0]
+
+
+@pytest.mark.parametrize("kind", [int, float])
+def test_digits_are_the_numbers_of_numeric_flags(kind: type) -> None:
+    flag = flags(np.array([1, 4, 1, 2, 1, 1], kind))
+    assert statuses(points(t2m_qc=flag), quality={"t2m": ["1", "2.0"]}) == [0, 9, 0, 0, 0, 0]
+    with pytest.raises(ObservationError, match=r"\['one'\], expected numbers, as the flags are"):
+        statuses(points(t2m_qc=flag), quality={"t2m": ["one"]})
+    flag.attrs = {"flag_values": [1, 2, 4], "flag_meanings": "good fair_good bad"}
+    assert statuses(points(t2m_qc=flag), quality={"t2m": ["1", "good"]}) == [0, 9, 0, 9, 0, 0]
+    with pytest.raises(ObservationError, match=r"\['one'\], expected meanings among \['good'.*4\]"):
+        statuses(points(t2m_qc=flag), quality={"t2m": ["one"]})
+
+
 def test_unknown_meanings_warn_and_are_not_used() -> None:
     flag = flags([1, 2, 1, 1, 1, 1], flag_values=[1, 2], flag_meanings="good wibbly")
     with pytest.warns(FlagWarning, match=r"\['wibbly'\], taken as not good.*quality="):
@@ -172,6 +231,23 @@ def test_missing_flags_and_bad_values_under_bad_flags() -> None:
             "1 flag_values and 2",
         ),
         (flags(np.repeat(ONE, 6)), "expected integers"),
+        (flags(np.array([1, 1, 1, 1, 1, []], object)), "values of type list, expected integers"),
+        (
+            flags([1] * 6, flag_masks="a b", flag_meanings="good bad"),
+            "flag_masks: found 'a b', expected whole numbers",
+        ),
+        (
+            flags([1] * 6, flag_masks=[1, 2], flag_values=["a", "b"], flag_meanings="good bad"),
+            r"flag_values: found \['a', 'b'\], expected whole numbers",
+        ),
+        (
+            flags([1] * 6, flag_masks=[1.5, 2], flag_meanings="good bad"),
+            r"flag_masks: found \[1.5, 2\], expected whole numbers",
+        ),
+        (
+            flags([1] * 6, flag_values=["a", "b"], flag_meanings="good bad"),
+            r"flag_values: found \['a', 'b'\], expected numbers",
+        ),
     ],
 )
 def test_bad_flags_are_named(flag: xr.Variable, message: str) -> None:
@@ -225,13 +301,65 @@ def test_open_bounds_and_bounds_that_are_none() -> None:
             statuses(points(), bounds={"t2m": bad})
 
 
-def test_bounds_of_packed_data_are_packed(tmp_path: Path) -> None:
+PACKED = [
+    {"valid_range": np.array([10, 30], np.int16)},
+    {"valid_min": np.int16(10), "valid_max": np.int16(30)},
+    # of a wider type than the packed values, so that they are not packed themselves
+    {"valid_range": np.array([MEAN + 1, MEAN + 3], np.float32)},
+    {"valid_min": MEAN + 1, "valid_max": MEAN + 3},
+]
+
+
+@pytest.mark.parametrize("attrs", PACKED)
+def test_bounds_of_packed_data(attrs: dict[str, Any], tmp_path: Path) -> None:
     obs = points()
-    obs.t2m.attrs["valid_range"] = np.array([10, 30], np.int16)
+    obs.t2m.attrs.update(attrs)
     obs.t2m.encoding = {"dtype": "int16", "scale_factor": 0.1, "add_offset": MEAN, "_FillValue": -9}
     obs.to_netcdf(tmp_path / "packed.nc")
     with xr.open_dataset(tmp_path / "packed.nc") as packed:
         assert statuses(packed.load()) == [11, 0, 0, 0, 11, 11]
+
+
+# -- background check -----------------------------------------------------------------------------
+
+WITHIN = [(3.0, -1e-6, False), (3.0, 1e-6, True), (0.7, -1e-6, False), (0.7, 1e-6, True)]
+
+
+@pytest.mark.parametrize(("limit", "more", "far"), WITHIN)
+@pytest.mark.parametrize("side", [-1.0, 1.0])
+def test_spread_and_error_together_decide(
+    limit: float, more: float, far: bool, side: float
+) -> None:
+    """The limit is in roots of the sum of both variances, that of the members unbiased."""
+    members = 6
+    ds = forecast(members=members, times=ONE)
+    obs = points(6)
+    where = {
+        "latitude": xr.DataArray(obs.latitude.values, dims="obs"),
+        "longitude": xr.DataArray(obs.longitude.values, dims="obs"),
+    }
+    h = ds.t2m.isel(time=0).sel(where).transpose("member", "obs").values
+    spread = h.std(axis=0, ddof=1)
+    error = spread * np.array([0.5, 0.8, 1.0, 1.2, 1.5, 2.0])
+    away = limit * np.sqrt(spread**2 + error**2) * (1.0 + more)
+    obs["t2m"] = ("obs", h.mean(axis=0) + side * away, {"units": "K"})
+    obs["t2m_error"] = ("obs", error)
+    batch = match_observations(obs, PRIOR.spec, ONE).batch(0)
+    assert far_from_ensemble(batch, h, limit).tolist() == [far] * 6
+    for given in (obs, obs.chunk()):
+        options = {"background_check": limit, **QUICK}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NoObservationsWarning)
+            analysis = assimilate(ds, given, PRIOR, **options).compute()
+        assert bool((analysis.t2m != ds.t2m).any()) != far
+        assert (feedback(ds, given, analysis).t2m_status == (Status.FAR if far else 0)).all()
+
+
+def test_one_member_is_judged_by_the_error_alone() -> None:
+    obs = points(2, t2m_error=[1.0, 2.0])
+    batch = match_observations(obs, PRIOR.spec, ONE).batch(0)
+    h = batch.values[None] - np.array([3.1, 5.9])
+    assert far_from_ensemble(batch, h, 3.0).tolist() == [True, False]
 
 
 # -- errors ---------------------------------------------------------------------------------------
@@ -300,10 +428,41 @@ def test_a_covariance_brings_deviations_and_follows_what_is_left() -> None:
     assert fewer.blocks[0].places.tolist() == [0, 1, 2]
     left = [0, 3, 5]
     np.testing.assert_allclose(fewer.blocks[0].correlation, matrix(6)[np.ix_(left, left)])
-    # Explicit errors come first, the matrix then tells the correlation alone.
-    both = match_observations(obs.assign(t2m_error=("obs", np.ones(6))), PRIOR.spec, ONE).batch(0)
-    assert both.errors.tolist() == [1.0] * 5
-    np.testing.assert_allclose(both.blocks[0].correlation, batch.blocks[0].correlation)
+    # The same errors once more do no harm; others contradict the matrix, where there are values.
+    again = deviation.copy()
+    again[2] = 7.0
+    both = obs.assign(t2m_error=("obs", 1000.0 * again, {"units": "mK"}))
+    for given in (both, both.chunk(), both.chunk(obs=4, obs2=3)):
+        found = match_observations(given, PRIOR.spec, ONE).batch(0)
+        np.testing.assert_allclose(found.errors, deviation[kept])
+        np.testing.assert_allclose(found.blocks[0].correlation, batch.blocks[0].correlation)
+        other = given.assign(t2m_error=given.t2m_error * 2.0)
+        with pytest.raises(ObservationError, match=r"errors other than.* against .*drop one"):
+            match_observations(other, PRIOR.spec, ONE).batch(0)
+
+
+@pytest.mark.parametrize(
+    ("units", "factor"),
+    [
+        *((None, 1.0), ("", 1.0), ("K2", 1.0), ("K^2", 1.0), ("mK2", 1e-6), ("(mK)**2", 1e-6)),
+        *(("degC2", 1.0), ("(deg C)2", 1.0), ("degF2", (5 / 9) ** 2), ("kelvin2", 1.0)),
+    ],
+)
+def test_units_of_a_covariance(units: str | None, factor: float) -> None:
+    obs = points()
+    attrs = {} if units is None else {"units": units}
+    obs["t2m_error_covariance"] = (("obs", "obs2"), 4.0 * matrix(6), attrs)
+    batch = match_observations(obs, PRIOR.spec, ONE).batch(0)
+    np.testing.assert_allclose(batch.errors, 2.0 * np.sqrt(factor))
+    np.testing.assert_allclose(batch.blocks[0].correlation, matrix(6))
+
+
+@pytest.mark.parametrize("units", ["K", "m2", "1", "wibble2"])
+def test_units_that_are_no_square(units: str) -> None:
+    obs = points()
+    obs["t2m_error_covariance"] = (("obs", "obs2"), 4.0 * matrix(6), {"units": units})
+    with pytest.raises(ObservationError, match=rf"error_covariance: found units '{units}'.*\(K\)2"):
+        match_observations(obs, PRIOR.spec, ONE)
 
 
 def test_errors_correlated_along_channels_are_blocks_for_each_place() -> None:
@@ -419,6 +578,44 @@ def test_within_one_dataset_whatever_the_order() -> None:
         plan = match_observations(twice.isel(obs=order), PRIOR.spec, ONE, obs_error=1.0)
         assert plan.counts == {"used": 6, "duplicate": 6}
         assert sorted(plan.batch(0).values) == points().t2m.values.tolist()
+
+
+@pytest.mark.parametrize("start", [0.0, -180.0])
+@pytest.mark.parametrize("units", ["K", "degC"])
+def test_a_copy_in_single_precision_is_a_duplicate(units: str, start: float) -> None:
+    rng = np.random.default_rng(0)
+    n = 200
+    obs = xr.Dataset(
+        {"t2m": ("obs", rng.normal(MEAN, STD, n), {"units": "K"})},
+        coords={
+            "latitude": ("obs", rng.uniform(50.0, 54.0, n)),
+            "longitude": ("obs", (rng.uniform(-3.0, 2.0, n) - start) % 360.0 + start),
+            "time": ("obs", np.repeat(ONE, n)),
+        },
+    )
+    if units == "degC":
+        obs["t2m"] = (obs.t2m - 273.15).assign_attrs(units="degC")
+    single = obs.astype(np.float32)
+    for name in ("latitude", "longitude"):
+        single[name] = obs[name].astype(np.float32)
+    for pair in ([obs, single], [single, obs]):
+        counts = match_observations(pair, PRIOR.spec, ONE, obs_error=1.0).counts
+        assert counts == {"used": n, "duplicate": n}
+    # A little more than rounding is another measurement.
+    other = single.assign(t2m=(single.t2m + np.float32(1e-2)).assign_attrs(single.t2m.attrs))
+    counts = match_observations([obs, other], PRIOR.spec, ONE, obs_error=1.0).counts
+    assert counts == {"used": 2 * n}
+
+
+def test_equal_values_around_zero_in_the_units_of_the_state() -> None:
+    celsius = gaussian_prior().spec
+    variable = replace(celsius.variables[0], units="degC")
+    spec = replace(celsius, variables=(variable,))
+    obs = points(3)
+    obs["t2m"][:] = [273.15, 273.16, 273.14]
+    single = obs.assign(t2m=obs.t2m.astype(np.float32).assign_attrs(units="K"))
+    counts = match_observations([obs, single], spec, ONE, obs_error=1.0).counts
+    assert counts == {"used": 3, "duplicate": 3}
 
 
 def test_what_differs_is_no_duplicate() -> None:

@@ -9,6 +9,7 @@ import os
 import pickle
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from xr_daisi.options import get_option
 from xr_daisi.priors import FlowPrior
 from xr_daisi.settings import Settings
 from xr_daisi.state import Normalization, spec_from_dataset
+from xr_daisi.transforms import TRANSFORMS
 
 CPU = torch.device("cpu")
 
@@ -109,6 +111,16 @@ def sample_velocity(prior: FlowPrior, dtype: torch.dtype = torch.float32) -> tor
 
 
 # -- files ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(TRANSFORMS))
+def test_every_transform_goes_through_a_file(name: str, tmp_path: Path) -> None:
+    prior = make()
+    scale = replace(prior.normalization, transforms=(None, None, name))
+    other = FlowPrior(prior.network, prior.spec, scale, card=prior.card)
+    other.save(tmp_path / "p.safetensors")
+    again = FlowPrior.load(tmp_path / "p.safetensors")
+    assert again.normalization.transforms == (None, None, name)
 
 
 def test_round_trip_is_bitwise(file: Path) -> None:

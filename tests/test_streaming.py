@@ -13,6 +13,7 @@ import xarray as xr
 from xr_daisi.errors import StateError
 from xr_daisi.state import spec_from_dataset
 from xr_daisi.streaming import History, Statistics
+from xr_daisi.transforms import TRANSFORMS
 
 TIMES = 37
 
@@ -245,6 +246,17 @@ def test_values_below_a_transform_are_named() -> None:
     ds = dataset()
     with pytest.raises(StateError, match=r"'q': found values down to -.*at least 0 .*'log1p'"):
         history(ds, {"q": "log1p"}).read(0, TIMES)
+
+
+def test_fractions_are_no_percent() -> None:
+    ds = np.exp(dataset() / 4.0)
+    share = ds / ds.max()
+    normal = history(share, {"q": "logit"}).read(0, TIMES)[:, 1]
+    back = TRANSFORMS["logit"].inverse(normal)
+    np.testing.assert_allclose(back, share.q.values.reshape(back.shape), atol=1e-6)
+    percent = r"'q': found values up to 100, expected at least 0 and at most 1 .*percent"
+    with pytest.raises(StateError, match=percent):
+        history(100.0 * share, {"q": "logit"}).read(0, TIMES)
 
 
 def test_a_value_too_small_for_the_logarithm_in_float32() -> None:

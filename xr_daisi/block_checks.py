@@ -1,4 +1,4 @@
-"""Checks of forecast blocks: infinite values, NaN outside holes, values below a transform.
+"""Checks of forecast blocks: infinite values, NaN outside holes, values that a transform forbids.
 
 A block is ``(time, member, channel, *space)`` in the forecast's units; every error says where the
 first bad value stands.
@@ -94,8 +94,8 @@ def check_block(
     Raises
     ------
     StateError
-        For infinite values, NaN outside the holes, values in them, and values below what the
-        prior's transform takes.
+        For infinite values, NaN outside the holes, values in them, and values that the prior's
+        transform does not take.
     """
     infinite = np.isinf(block)
     if infinite.any():
@@ -223,17 +223,20 @@ def _check_transforms(
     for channel, name in enumerate(prior.normalization.transforms):
         if name is None:
             continue
-        lower = TRANSFORMS[name].lower
+        transform = TRANSFORMS[name]
         factor, offset = layout.factor[channel].item(), layout.offset[channel].item()
         bad = np.zeros(block.shape, dtype=bool)
-        bad[:, :, channel] = block[:, :, channel] * factor + offset < lower  # not for NaN
+        physical = block[:, :, channel] * factor + offset
+        bad[:, :, channel] = transform.outside(physical)
+        below = bool((physical < transform.lower).any())
+        what = f"below {transform.lower:g}" if below else f"above {transform.upper:g}"
         for variable, _, own in _by_variable(bad, layout):
             raise StateError(
                 problem(
                     f"forecast variable {variable!r}",
-                    _found(layout, own, time, member, f"below {lower:g}"),
-                    f"at least {lower:g} for the prior's transform {name!r}",
-                    "clip them: forecast.clip(min=...)",
+                    _found(layout, own, time, member, what),
+                    f"{transform.allowed} for the prior's transform {name!r}",
+                    f"clip them: forecast.clip({'min' if below else 'max'}=...)",
                 )
             )
 

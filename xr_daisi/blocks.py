@@ -14,8 +14,9 @@ import torch
 from xr_daisi.block_checks import check_block, forecast_holes
 from xr_daisi.circular import next_to, periods_of
 from xr_daisi.engine import FAR
-from xr_daisi.errors import NoObservationsWarning, problem
+from xr_daisi.errors import DivergenceError, NoObservationsWarning, problem
 from xr_daisi.holes import fill_holes, holes_of
+from xr_daisi.observation_extremes import farthest, refuse_extremes
 from xr_daisi.observation_holes import outside_holes
 from xr_daisi.observation_options import ObservationOptions
 from xr_daisi.observation_status import Status
@@ -137,11 +138,17 @@ class Work:
         limit = self.options.background_check
         if limit is None or members is None or not len(observations):
             return observations
+        far = far_from_ensemble(observations, self._observed(members, observations), limit)
+        return observations.reject(far, Status.FAR)
+
+    def _observed(self, members: np.ndarray, observations: ObservationBatch) -> np.ndarray:
+        """H of forecast members ``(time, member, channel, *space)``, shape ``(member, n)``."""
         x = torch.from_numpy(trajectories(self.filled(members)))
         with torch.no_grad():
-            y = observations.to_tensors(None, "cpu", torch.float64).observe(x).numpy()
-        far = far_from_ensemble(observations, y, limit)
-        return observations.reject(far, Status.FAR)
+            observed: np.ndarray = (
+                observations.to_tensors(None, "cpu", torch.float64).observe(x).numpy()
+            )
+        return observed
 
     def analyse(
         self,
@@ -176,12 +183,16 @@ class Work:
         ------
         StateError
             Where the block is not finite outside holes.
+        ObservationError
+            For values that no precision can hold with their errors.
         DivergenceError
-            Naming members that diverged.
+            Naming members that diverged, and the observation farthest from the forecast.
         """
         self.check(block, holes, first_time, first_member)
         out = np.array(block)
         windows = [(list(times), batch) for times, batch in observations if len(batch)]
+        for _, batch in windows:
+            refuse_extremes(batch, self.layout.spec)
         analysed_times = [index for times, _ in windows for index in times]
         if any(self.engine.is_far(self.physical(block[index])) for index in analysed_times):
             found = f"values more than {FAR:g} standard deviations from the prior's mean"
@@ -190,16 +201,21 @@ class Work:
         for times, batch in windows:
             labels = [self.layout.time_label(first_time + index) for index in times]
             engine = self.engine if len(times) == 1 else TrajectoryEngine.of(self.engine, labels)
+            given = batch
             if self.options.thin is not None:
                 axes = PlaneAxes.of(self.layout.spec)
-                batch = thinned(batch, axes, axes.length(self.options.thin, "thin"))
-            analysed = engine.analyse(
-                trajectories(self.physical(block[times])),
-                batch,
-                time=", ".join(labels),
-                first_member=first_member,
-                advance=advance,
-            )
+                given = thinned(batch, axes, axes.length(self.options.thin, "thin"))
+            try:
+                analysed = engine.analyse(
+                    trajectories(self.physical(block[times])),
+                    given,
+                    time=", ".join(labels),
+                    first_member=first_member,
+                    advance=advance,
+                )
+            except DivergenceError as error:
+                far = farthest(batch, self._observed(block[times], batch), self.layout.spec)
+                raise DivergenceError(f"{error}; {far}") from error
             members = analysed.reshape(len(analysed), len(times), *block.shape[2:])
             out[times] = self.own_units(np.moveaxis(members, 1, 0))
         return out

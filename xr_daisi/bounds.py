@@ -41,7 +41,7 @@ def with_transforms(
 
 
 class BoundCounter:
-    """Counts values at the lower bounds of bounded variables, state by state.
+    """Counts values at the bounds of bounded variables, state by state.
 
     An analysis is clipped there: a transform takes no value beyond its bound.
 
@@ -60,8 +60,14 @@ class BoundCounter:
             for name, kind in found.items()
             if kind in TRANSFORMS and name in spec.names
         }
+        self.upper = {
+            name: TRANSFORMS[str(found[name])].upper
+            for name in self.bounds
+            if np.isfinite(TRANSFORMS[str(found[name])].upper)
+        }
         self._channels = {name: spec.channel_slice(name) for name in self.bounds}
         self.counts = dict.fromkeys(self.bounds, 0)
+        self.above = dict.fromkeys(self.upper, 0)
         self.values = dict.fromkeys(self.bounds, 0)
 
     def add(self, states: NDArray[Any]) -> None:
@@ -75,6 +81,9 @@ class BoundCounter:
         for name, bound in self.bounds.items():
             own = states[:, self._channels[name]]
             self.counts[name] += int((own <= bound + SLACK * abs(bound)).sum())
+            if name in self.upper:
+                high = self.upper[name]
+                self.above[name] += int((own >= high - SLACK * abs(high)).sum())
             self.values[name] += int(np.isfinite(own).sum())
 
 
@@ -92,19 +101,24 @@ def bound_variables(
     -------
     dict
         ``x_at_bound_forecast`` and ``x_at_bound_analysis`` for each bounded variable ``x``; their
-        attribute ``values`` is the number of values looked at.
+        attribute ``values`` is the number of values looked at. Where there is an upper bound, too,
+        ``at_lower_bound`` and ``at_upper_bound`` are the counts that were added.
     """
-    return {
-        f"{name}_at_bound_{what}": (
-            (),
-            np.int64(counter.counts[name]),
-            {
-                "long_name": f"number of values of {name} in the {what} at their lower bound",
+    out: dict[str, tuple[tuple[()], Any, dict[str, Any]]] = {}
+    for what, counter in (("forecast", forecast), ("analysis", analysis)):
+        for name, bound in counter.bounds.items():
+            count, two = counter.counts[name], name in counter.upper
+            which = "lower or upper bound" if two else "lower bound"
+            attrs: dict[str, Any] = {
+                "long_name": f"number of values of {name} in the {what} at their {which}",
                 "units": "1",
                 "lower_bound": bound,
                 "values": np.int64(counter.values[name]),
-            },
-        )
-        for what, counter in (("forecast", forecast), ("analysis", analysis))
-        for name, bound in counter.bounds.items()
-    }
+            }
+            if two:
+                attrs["upper_bound"] = counter.upper[name]
+                attrs["at_lower_bound"] = np.int64(count)
+                attrs["at_upper_bound"] = np.int64(counter.above[name])
+                count += counter.above[name]
+            out[f"{name}_at_bound_{what}"] = ((), np.int64(count), attrs)
+    return out

@@ -219,7 +219,7 @@ def train(
     static
         File of fixed fields (land mask, orography) on the same grid.
     transform
-        Transform of a bounded variable, log1p, log or sqrt: tp=log1p; may be repeated.
+        Transform of a bounded variable, log1p, log, logit or sqrt: tp=log1p; may be repeated.
     periodic
         A periodic dimension; may be repeated. Longitudes round the globe are when left out.
     roll

@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xr_daisi.interpolation import Floats
+from xr_daisi.interpolation import Floats, Ints
 from xr_daisi.observation_batch import ObservationBatch
 from xr_daisi.plane import PlaneAxes
 
 __all__ = ["RepeatedObservationsWarning", "duplicated", "repeated"]
 
-DIGITS = 9
-"""Significant digits in which values are compared: units may have been converted."""
+CLOSE = 1e-6
+"""Relative difference of values that are equal: of two files one may have single precision."""
 
-DECIMALS = 6
-"""Decimals in which weights of nodes and levels are compared."""
+LEVEL_DECIMALS, FOOTPRINT_DECIMALS = 4, 2
+"""Decimals of heights, in levels, and of squared weights, which follow single precision closely."""
 
 
 class RepeatedObservationsWarning(UserWarning):
@@ -43,16 +43,23 @@ def duplicated(batch: ObservationBatch, axes: PlaneAxes) -> NDArray[np.bool_]:
     array of bool, shape (n,)
         True for those that are too many; whatever the order of the observations.
     """
-    columns = [*_places(batch, axes), _values(batch)]
-    hashed = _hashed(columns)
     again = np.zeros(len(batch), dtype=bool)
-    if np.unique(hashed).size == hashed.size:
-        return again
-    order = np.lexsort((batch.rows, batch.errors, hashed))
-    same = hashed[order][1:] == hashed[order][:-1]
-    for column in columns:  # a hash is no proof
-        same &= column[order][1:] == column[order][:-1]
-    again[order[1:][same]] = True
+    columns, values, slack = _kinds(batch), None, None
+    for positions in _positions(batch, axes):
+        shared = _shared([*columns, *positions])
+        if not shared.size:
+            continue
+        if values is None or slack is None:
+            values, slack = _values(batch)
+        # Neighbours in the order of values, since rounding would part some that are close.
+        order = shared[np.lexsort((values[shared], _hashed([*columns, *positions])[shared]))]
+        gap = np.diff(values[order])
+        same = gap <= np.maximum(slack[order][1:], slack[order][:-1])
+        for column in (*columns, *positions):  # a hash is no proof
+            same &= column[order][1:] == column[order][:-1]
+        cluster = np.concatenate([[0], np.cumsum(~same)])
+        best = np.lexsort((batch.rows[order], values[order], batch.errors[order], cluster))
+        again[order[best[1:][np.diff(cluster[best]) == 0]]] = True
     return again
 
 
@@ -66,13 +73,39 @@ def repeated(batch: ObservationBatch, axes: PlaneAxes) -> int:
     axes : PlaneAxes
         As in `duplicated`.
     """
-    hashed = _hashed([*_places(batch, axes), batch.group_of.astype(float)])
-    _, count = np.unique(hashed, return_counts=True)
-    return int(count[count > 1].sum())
+    columns = [*_kinds(batch), batch.group_of.astype(float)]
+    found = [_shared([*columns, *positions]) for positions in _positions(batch, axes)]
+    return int(np.unique(np.concatenate(found)).size)
 
 
-def _places(batch: ObservationBatch, axes: PlaneAxes) -> list[Floats]:
-    """Say as columns of numbers what is compared, where and when."""
+def _shared(columns: list[Floats]) -> Ints:
+    """Rows that are like others."""
+    hashed = _hashed(columns)
+    ordered = np.sort(hashed)
+    repeats = ordered[1:][ordered[1:] == ordered[:-1]]
+    return np.flatnonzero(np.isin(hashed, repeats)) if repeats.size else np.zeros(0, np.int64)
+
+
+def _positions(batch: ObservationBatch, axes: PlaneAxes) -> list[list[Floats]]:
+    """Positions in single precision, as one of two files may have it.
+
+    Longitudes count from 0 and from -180: what a file holds has its precision in one of the two.
+    """
+    found: list[list[Floats]] = []
+    for start in (0.0, -180.0):
+        positions = [
+            np.mod(row - start, 360.0) + start if number == axes.longitude else row
+            for number, row in enumerate(batch.positions)
+        ]
+        found.append([row.astype(np.float32).astype(np.float64) for row in positions])
+    if axes.longitude is None or len(batch) == 0:
+        return found[:1]
+    differ = (found[0][axes.longitude] != found[1][axes.longitude]).any()
+    return found if differ else found[:1]
+
+
+def _kinds(batch: ObservationBatch) -> list[Floats]:
+    """Say as columns of numbers what is compared, how high and when."""
     kinds: dict[Any, int] = {}
     kind, start = [], 0
     vertical, footprint = np.zeros(len(batch)), np.zeros(len(batch))
@@ -85,33 +118,25 @@ def _places(batch: ObservationBatch, axes: PlaneAxes) -> list[Floats]:
             number = kinds.setdefault(id(operator.function), len(kinds))
         kind.append(np.full(size, float(number)))
         for index, share in group.points.vertical.values():
-            vertical[start : start + size] += np.round((index * share).sum(axis=0), DECIMALS)
+            vertical[start : start + size] += np.round((index * share).sum(axis=0), LEVEL_DECIMALS)
         weight = group.points.weight
-        footprint[start : start + size] = np.round((weight**2).sum(axis=0), DECIMALS)
+        footprint[start : start + size] = np.round((weight**2).sum(axis=0), FOOTPRINT_DECIMALS)
         start += size
-    positions = [
-        np.mod(row, 360.0) if number == axes.longitude else row
-        for number, row in enumerate(batch.positions)
-    ]
-    # Single precision, as one of two files may have it.
-    single = [row.astype(np.float32).astype(np.float64) for row in positions]
     instants = np.asarray(batch.instants).astype(np.float64)
     kinds_of = np.concatenate(kind) if kind else np.zeros(0)
-    return [kinds_of, *single, vertical, footprint, instants]
+    return [kinds_of, vertical, footprint, instants]
 
 
-def _values(batch: ObservationBatch) -> Floats:
-    """Values in the units of the state, rounded to some digits."""
+def _values(batch: ObservationBatch) -> tuple[Floats, Floats]:
+    """Values in the units of the state, and how far equal ones may be apart."""
     changes = [group.operator.conversion for group in batch.groups]
     sizes = [len(group.points) for group in batch.groups]
     factor = np.repeat([change.factor for change in changes], sizes)
     offset = np.repeat([change.offset for change in changes], sizes)
-    values = (batch.values - offset) / factor if len(batch) else batch.values
-    with np.errstate(divide="ignore"):
-        exponent = np.where(values == 0, 0.0, np.floor(np.log10(np.abs(values))))
-    scale = 10.0 ** (DIGITS - 1 - exponent)
-    rounded: Floats = np.round(values * scale) / scale
-    return rounded
+    values = (batch.values - offset) / factor
+    # The digits of 273.15 K were lost before it became 0 degC.
+    size = np.maximum(np.abs(values), np.abs(batch.values / factor))
+    return values, CLOSE * size
 
 
 def _hashed(columns: list[Floats]) -> NDArray[np.uint64]:

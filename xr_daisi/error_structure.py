@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from xr_daisi.errors import ObservationError, problem
 from xr_daisi.interpolation import Floats, Ints
 from xr_daisi.observation_options import ObservationOptions
+from xr_daisi.units import variance_factor
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -145,12 +146,15 @@ def error_structure(
     -------
     ErrorStructure or None
         From ``<name>_error_covariance`` or ``<name>_error_correlation``, dimensions (d, d2) with d
-        a dimension of the variable; else from a length; None for independent errors.
+        a dimension of the variable; else from a length; None for independent errors. A covariance
+        is converted from its units, which are the square of the variable's where it has none.
 
     Raises
     ------
     ObservationError
         Where the matrix does not fit the variable, or both are given.
+    UnitsError
+        Where a covariance does not convert to the square of the variable's units.
     """
     length = options.of_variable("error_correlation", name)
     present = [f"{name}_error_{kind}" for kind in ("covariance", "correlation")]
@@ -172,6 +176,8 @@ def error_structure(
     matrix = np.asarray(variable.values, dtype=np.float64)
     deviation = None
     if other.endswith("_covariance"):
+        own, units = variable.attrs.get("units"), ds.variables[name].attrs.get("units")
+        matrix = matrix * variance_factor(own, units, variable=label)
         variance = np.diag(matrix)
         if not (np.isfinite(variance).all() and (variance > 0).all()):
             found = "a diagonal with values that are not positive"

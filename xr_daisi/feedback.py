@@ -19,7 +19,7 @@ from xr_daisi.errors import (
     problem,
     raise_problems,
 )
-from xr_daisi.feedback_values import mean_departure, with_value_statistics
+from xr_daisi.feedback_values import PERIOD, mean_departure, with_value_statistics
 from xr_daisi.formats import read_observations
 from xr_daisi.holes import fill_holes, holes_of
 from xr_daisi.labels import remembered, state_of
@@ -104,7 +104,7 @@ def feedback(
         forecast, perturbed by the error, lie below the value). What follows from values that could
         not be compared is NaN. For each variable ``x`` of the state that the prior's transform
         keeps within bounds, ``x_at_bound_forecast`` and ``x_at_bound_analysis`` count the values
-        at the lower bound, where analyses are clipped, at times with observations.
+        at the bounds, where analyses are clipped, at times with observations.
 
     Raises
     ------
@@ -145,12 +145,12 @@ def feedback(
     }
     restored = {key: plan.restore(column) for key, column in columns.items()}
     bounds = bound_variables(*counters)
-    results = [
-        with_value_statistics(
-            _labelled(ds, {key: parts[i] for key, parts in restored.items()}, forecast, layouts[0])
-        ).assign(bounds)
-        for i, ds in enumerate(datasets)
-    ]
+    results = []
+    for i, ds in enumerate(datasets):
+        parts = {key: column[i] for key, column in restored.items()}
+        periods = {s.name: s.operator.period for s in plan.sources if s.dataset == i}
+        labelled = _labelled(ds, parts, periods, forecast, layouts[0])
+        results.append(with_value_statistics(labelled).assign(bounds))
     return results[0] if one else results
 
 
@@ -234,7 +234,11 @@ def _statuses(
 
 
 def _labelled(
-    obs: xr.Dataset, parts: dict[str, dict[str, np.ndarray]], forecast: xr.Dataset, layout: Layout
+    obs: xr.Dataset,
+    parts: dict[str, dict[str, np.ndarray]],
+    periods: dict[str, float | None],
+    forecast: xr.Dataset,
+    layout: Layout,
 ) -> xr.Dataset:
     member = layout.dims.member
     reasons = [s.reason for s in Status if s is not Status.UNCHECKED]
@@ -255,7 +259,9 @@ def _labelled(
                 )
             )
         values = da.to_numpy().astype(float)
-        attrs = {k: v for k, v in da.attrs.items() if k != "ancillary_variables"}
+        attrs = {k: v for k, v in da.attrs.items() if k not in ("ancillary_variables", PERIOD)}
+        if periods[name] is not None:  # departures were wrapped by it, whatever the attributes say
+            attrs[PERIOD] = periods[name]
         attrs["ancillary_variables"] = f"{name}_error {name}_status"
         data[name] = (dims, values, attrs)
         data[f"{name}_error"] = (
@@ -274,7 +280,7 @@ def _labelled(
                 data[f"{name}_{key}"] = ((member, *dims), members, label)
             data[f"{name}_o_minus_{letter}"] = (
                 dims,
-                mean_departure(values, members, da.attrs),
+                mean_departure(values, members, attrs),
                 {"long_name": f"{long_name} minus the mean of the {key}", **units},
             )
         data[f"{name}_status"] = (

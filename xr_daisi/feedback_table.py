@@ -146,9 +146,10 @@ def _bounds(summary: xr.Dataset) -> list[str]:
         before = f"{variable}_at_bound_forecast"
         if found and before in summary:
             values = summary[name].attrs.get("values", "all")
+            bound = "bounds" if "upper_bound" in summary[name].attrs else "lower bound"
             values = f"{int(values):,}" if isinstance(values, (int, np.integer)) else values
             lines.append(
                 f"{variable}: {int(summary[name]):,} of {values} values of the analysis at their "
-                f"lower bound, {int(summary[before]):,} of the forecast"
+                f"{bound}, {int(summary[before]):,} of the forecast"
             )
     return lines

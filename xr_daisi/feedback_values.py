@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = [
+    "PERIOD",
     "Compared",
     "compared",
     "compared_names",
@@ -24,6 +25,9 @@ __all__ = [
     "period_of",
     "with_value_statistics",
 ]
+
+PERIOD = "daisi_period"
+"""Attribute of a feedback's variables: values that differ by it are the same; in their units."""
 
 Floats = NDArray[np.float64]
 Keys = NDArray[np.uint64]
@@ -173,8 +177,10 @@ def period_of(attrs: Mapping[str, Any]) -> float | None:
     Parameters
     ----------
     attrs : mapping
-        Attributes of the observed variable.
+        Attributes of the observed variable; `PERIOD` among them comes before the standard name.
     """
+    if PERIOD in attrs:
+        return float(attrs[PERIOD])
     kind = str(attrs.get("standard_name", ""))
     if not kind.endswith(("from_direction", "to_direction")):
         return None
@@ -302,9 +308,10 @@ def _bits(values: NDArray[Any]) -> Keys:
 
 def _hashed(keys: Keys) -> Keys:
     """Scramble 64 bits; neighbouring numbers give unrelated ones (Steele et al. 2014)."""
-    mixed = keys + np.uint64(0x9E3779B97F4A7C15)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    with np.errstate(over="ignore"):  # of a scalar numpy would warn
+        mixed = keys + np.uint64(0x9E3779B97F4A7C15)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     scrambled: Keys = mixed ^ (mixed >> np.uint64(31))
     return scrambled
 

@@ -81,7 +81,8 @@ def footprint_of(
     -------
     Footprint or None
         From the option, ``<name>_footprint``, the attribute ``footprint``, or bounds of the
-        coordinates with a mean over the area among the ``cell_methods``; None for points.
+        coordinates with a mean over the area among the ``cell_methods``; None for points. A mean
+        over the area without bounds is a point: a field on the state's own grid is just that.
 
     Raises
     ------
@@ -110,7 +111,14 @@ def _diameters(
         raise ObservationError(problem(subject, found, expected))
     target = "km" if axes.on_sphere else axes.units
     factor = conversion(diameters.attrs.get("units"), target, variable=subject).factor
-    return diameters.load() * factor
+    known = diameters.compute()
+    bad = (known.values < 0) | np.isinf(known.values.astype(float))
+    if bad.any():
+        first = known.values[bad][0]
+        found = f"{int(bad.sum())} diameters that are negative or infinite, the first {first:g}"
+        expected = "lengths, with 0 or NaN for points"
+        raise ObservationError(problem(subject, found, expected, "correct them, or use NaN"))
+    return known * factor
 
 
 def _boxes(

@@ -30,6 +30,9 @@ INSTRUMENTS = (
 
 EVERY_OTHER = "*"
 
+AGREEMENT = 0.01
+"""Relative difference up to which errors are those of a covariance: files are rounded."""
+
 
 def error_variable(ds: xr.Dataset, name: str) -> str | None:
     """Name of the variable that holds the errors of another.
@@ -140,7 +143,28 @@ def _errors(
     # Errors are differences: the factor alone applies.
     own = errors.attrs.get("units")
     factor = conversion(values.attrs.get("units"), own, variable=f"{subject}, {other}").factor
-    return errors if factor == 1.0 else errors / factor
+    errors = errors if factor == 1.0 else errors / factor
+    if structure is None or structure.deviation is None:
+        return errors
+    # Values decide where errors matter. Of dask arrays, all is compared inside the tasks.
+    covariance = xr.Variable((structure.dim,), structure.deviation)
+    label = f"{subject}, {other}"
+
+    def agreeing(given: NDArray[Any], wanted: NDArray[Any], value: NDArray[Any]) -> NDArray[Any]:
+        given, wanted, value = np.broadcast_arrays(given, wanted, value)
+        known = ~np.isnan(value) & (given > 0)
+        differ = known & (np.abs(given - wanted) > AGREEMENT * wanted)
+        if differ.any():
+            one = f"the first {given[differ][0]:g} against {wanted[differ][0]:g}"
+            found = f"{int(differ.sum())} errors other than those of {name}_error_covariance, {one}"
+            remedy = f"drop one of the two, or give {name}_error_correlation instead"
+            raise ObservationError(problem(label, found, "the roots of its diagonal", remedy))
+        return given.astype(np.float64)
+
+    checked: xr.Variable = xr.apply_ufunc(
+        agreeing, errors, covariance, values, dask="parallelized", output_dtypes=[np.float64]
+    )
+    return checked
 
 
 def _error_setting(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from xr_daisi.errors import ObservationError, problem
+from xr_daisi.flag_meanings import accepted_codes, flag_codes, is_good
 from xr_daisi.observation_errors import ancillary, error_variable
 from xr_daisi.observation_options import ObservationOptions
 from xr_daisi.observation_status import Status
@@ -19,29 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["FlagWarning", "companions", "flag_variable", "verdicts_of"]
 
-# What a flag's meaning says, in this order: the first that fits decides.
-FITNESS = (
-    (re.compile(r"no_(error|problem|issue|fail)|not_(flagged|suspect|bad)|unflagged"), True),
-    (
-        re.compile(
-            r"bad|fail|suspect|reject|erron|error|invalid|doubt|question|missing|(not|no)_good|"
-            r"spike|stuck|out_of_range|unusable|do_not_use|not_valid|unreliable|degraded|poor|"
-            r"blacklist|duplicate|outlier|^no_data|^worst|^low_quality|^estimated|^not_used|^flagged"
-        ),
-        False,
-    ),
-    (
-        re.compile(
-            r"good|pass|^ok\b|^okay|valid|accept|nominal|best|correct|reliable|usable|use$|"
-            # nobody has said anything against it
-            r"^not_(evaluated|checked|assessed)|^no_(qc|quality_control)|^unchecked|^unflagged|"
-            r"^value_changed|^changed_value"
-        ),
-        True,
-    ),
-)
-
 SUFFIXES = ("_quality", "_qc", "_QC", "_flag")
+
+TEXT = np.dtype("U64")
+"""Of flags that are texts."""
 
 
 class FlagWarning(UserWarning):
@@ -165,17 +146,24 @@ def _out_of_bounds(ds: xr.Dataset, name: str, options: ObservationOptions) -> xr
 
 
 def _valid_range(variable: xr.Variable) -> tuple[float | None, float | None]:
-    """Gross bounds from attributes; of packed data these are packed values."""
+    """Gross bounds from attributes; of packed data, those of its own type are packed values."""
     attrs = {**variable.encoding, **variable.attrs}
-    pair = np.asarray(attrs.get("valid_range", []), dtype=object).reshape(-1)
+    pair: Any = np.asarray(attrs.get("valid_range", [])).reshape(-1)
     if pair.size != 2:
-        pair = np.asarray([attrs.get("valid_min"), attrs.get("valid_max")], dtype=object)
+        pair = [attrs.get("valid_min"), attrs.get("valid_max")]
     try:
         low, high = (None if v is None else float(v) for v in pair)
     except (TypeError, ValueError):
         return None, None
-    scale = float(variable.encoding.get("scale_factor", 1.0))
-    offset = float(variable.encoding.get("add_offset", 0.0))
+    scale, offset = (variable.encoding.get(key) for key in ("scale_factor", "add_offset"))
+    if scale is None and offset is None:
+        return low, high
+    # As the NetCDF Users Guide has it: bounds of a wider type than the packed data are unpacked.
+    packed = np.dtype(variable.encoding.get("dtype") or np.int16)
+    types = [np.asarray(v).dtype for v in pair if v is not None]
+    if any(t.kind == "f" and (packed.kind != "f" or t.itemsize > packed.itemsize) for t in types):
+        return low, high
+    scale, offset = (float(default if v is None else v) for v, default in ((scale, 1), (offset, 0)))
     unpacked = [None if v is None else v * scale + offset for v in (low, high)]
     return (unpacked[1], unpacked[0]) if scale < 0 else (unpacked[0], unpacked[1])
 
@@ -192,21 +180,28 @@ def _badly_flagged(
         expected = f"a variable '{name}_quality', or one that ancillary_variables names"
         raise ObservationError(problem(subject, found, expected, "or leave out quality=..."))
     flags = _fitting(ds, name, other, subject)
+    label = f"{subject}, {other}"
+    if flags.dtype.kind == "O":
+        flags = _as_texts(flags, label)
     if flags.dtype.kind not in "biufSU":
-        found = f"values of type {flags.dtype}"
-        raise ObservationError(problem(f"{subject}, {other}", found, "integers"))
+        raise ObservationError(problem(label, f"values of type {flags.dtype}", "integers"))
+    bad = _unaccepted(flags, accepted, label, name)
     # Without flag a value is as good as one that nobody checked.
-    absent = flags.isnull() if flags.dtype.kind == "f" else None
-    bad = _unaccepted(flags, accepted, f"{subject}, {other}", name)
-    return bad if absent is None else bad & ~absent
+    if flags.dtype.kind in "SU":
+        return bad & (flags.astype(str) != "")
+    return bad & ~flags.isnull() if flags.dtype.kind == "f" else bad
 
 
 def _unaccepted(
     flags: xr.Variable, accepted: Sequence[str | int] | None, subject: str, name: str
 ) -> xr.Variable:
     meanings = [m.lower() for m in str(flags.attrs.get("flag_meanings", "")).split()]
-    values = _listed(flags.attrs.get("flag_values"))
-    masks = _listed(flags.attrs.get("flag_masks"))
+    texts = flags.dtype.kind in "SU"
+    given = {key: flags.attrs.get(key) for key in ("flag_values", "flag_masks")}
+    bits = given["flag_masks"] is not None
+    values, masks = (
+        flag_codes(listed, key, subject, texts=texts, bits=bits) for key, listed in given.items()
+    )
     codes = values or masks
     for label, listed in (("flag_values", values), ("flag_masks", masks)):
         if listed and meanings and len(listed) != len(meanings):
@@ -214,11 +209,12 @@ def _unaccepted(
             raise ObservationError(problem(subject, found, "as many of the one as of the other"))
     remedy = f"pass quality={{{name!r}: [accepted values]}}"
     if accepted is not None:
-        return _without(flags, _wanted(accepted, codes, meanings, subject), masks, values)
+        wanted = accepted_codes(accepted, codes, meanings, subject, texts=texts)
+        return _without(flags, wanted, masks, values)
     if not meanings or not codes:
         found = "quality flags without flag_values and flag_meanings"
         raise ObservationError(problem(subject, found, "both, to tell good from bad", remedy))
-    verdicts = [_is_good(meaning) for meaning in meanings]
+    verdicts = [is_good(meaning) for meaning in meanings]
     unknown = [m for m, good in zip(meanings, verdicts, strict=True) if good is None]
     if unknown:
         found = f"the meanings {unknown}, taken as not good"
@@ -262,38 +258,23 @@ def _isin(flags: xr.Variable, codes: np.ndarray) -> xr.Variable:
     return found
 
 
-def _wanted(
-    accepted: Sequence[str | int], codes: Sequence[Any], meanings: Sequence[str], subject: str
-) -> list[Any]:
-    """Flag values that the user accepts, by value or by meaning."""
-    named = dict(zip(meanings, codes, strict=False))
-    out: list[Any] = []
-    unknown = []
-    for one in accepted:
-        if isinstance(one, str) and one.lower() in named:
-            out.append(named[one.lower()])
-        elif isinstance(one, str) and named:
-            unknown.append(one)
-        else:
-            out.append(one)
-    if unknown:
-        expected = f"meanings among {list(named)}, or values"
-        raise ObservationError(problem(f"{subject}, quality", f"{unknown}", expected))
-    return out
+def _as_texts(flags: xr.Variable, subject: str) -> xr.Variable:
+    """Texts in memory, or of a file, that come as objects; blank where there are none."""
+    import xarray as xr
 
+    def convert(given: np.ndarray) -> np.ndarray:
+        parts: list[str] = []
+        for one in given.reshape(-1).tolist():
+            if one is None or one != one:
+                parts.append("")
+            elif isinstance(one, (str, bytes, int, float)):
+                parts.append(one.decode() if isinstance(one, bytes) else str(one))
+            else:
+                found = f"values of type {type(one).__name__}"
+                raise ObservationError(problem(subject, found, "integers, or texts"))
+        return np.asarray(parts, dtype=TEXT).reshape(given.shape)
 
-def _listed(given: Any) -> list[Any]:
-    if given is None:
-        return []
-    if isinstance(given, str):
-        return [int(p) if p.lstrip("-").isdigit() else p for p in re.split(r"[,\s]+", given) if p]
-    flat: list[Any] = np.asarray(given).reshape(-1).tolist()
-    return flat
-
-
-def _is_good(meaning: str) -> bool | None:
-    text = meaning.replace("-", "_")
-    for pattern, good in FITNESS:
-        if pattern.search(text):
-            return good
-    return None
+    converted: xr.Variable = xr.apply_ufunc(
+        convert, flags, dask="parallelized", output_dtypes=[TEXT], keep_attrs=True
+    )
+    return converted

@@ -268,13 +268,18 @@ class History:
             what = f"not NaN, as they are at {self._holes_from}"
             problems.append(problem(subject, found(bad, what), expected, remedy))
         transform = self.transforms[channels.start]
-        if transform and not problems and np.nanmin(values) < TRANSFORMS[transform].lower:
+        if transform and not problems and TRANSFORMS[transform].outside(values).any():
+            low, high = np.nanmin(values), np.nanmax(values)
+            too_low = low < TRANSFORMS[transform].lower
+            remedy = "clip the values or choose another transform"
+            if not too_low and high > 2.0:
+                remedy = "convert percent to fractions, " + remedy
             problems.append(
                 problem(
                     subject,
-                    f"values down to {np.nanmin(values):g}",
-                    f"at least {TRANSFORMS[transform].lower:g} for transform={transform!r}",
-                    "clip the values or choose another transform",
+                    f"values down to {low:g}" if too_low else f"values up to {high:g}",
+                    f"{TRANSFORMS[transform].allowed} for transform={transform!r}",
+                    remedy,
                 )
             )
         raise_problems(StateError, problems)

@@ -114,8 +114,9 @@ def train_prior(
         Fixed fields on the same grid (land mask, orography, position) that the network sees;
         each is standardised.
     transform : mapping, optional
-        ``{variable: name}`` with names ``"log1p"``, ``"log"`` or ``"sqrt"``: for bounded
-        variables, applied before normalisation.
+        ``{variable: name}`` for bounded variables, applied before normalisation: ``"log1p"`` and
+        ``"sqrt"`` for values from 0, ``"log"`` for positive ones, ``"logit"`` for fractions from
+        0 to 1 (not percent).
     periodic : sequence of str, optional
         Periodic space dimensions; when None, longitudes that go round the globe.
     init : FlowPrior, str or Path, optional

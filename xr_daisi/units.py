@@ -16,7 +16,15 @@ import numpy as np
 
 from xr_daisi.errors import SettingsError, UnitsError, problem
 
-__all__ = ["IDENTITY", "Conversion", "conversion", "is_pressure", "known_units", "length_in"]
+__all__ = [
+    "IDENTITY",
+    "Conversion",
+    "conversion",
+    "is_pressure",
+    "known_units",
+    "length_in",
+    "variance_factor",
+]
 
 # Spellings found in files (GRIB decoders, buoys, gauges) that pint reads as something else or not
 # at all; keys in lower case. "mb" is a millibarn to pint, never so to a meteorologist.
@@ -129,6 +137,46 @@ def conversion(
         raise UnitsError(
             problem(variable, f"units {target!r} ({reason})", f"units like {source!r}", remedy)
         ) from None
+
+
+def variance_factor(source: str | None, target: str | None, *, variable: str) -> float:
+    """Factor that turns variances into squares of a unit.
+
+    Parameters
+    ----------
+    source : str or None
+        Units of the variances, e.g. ``"mK2"``, ``"(m s-1)^2"``; taken as the right ones where
+        missing.
+    target : str or None
+        The unit whose square is wanted, e.g. ``"K"``.
+    variable : str
+        Name for the error message.
+
+    Raises
+    ------
+    UnitsError
+        Where they do not convert.
+
+    Examples
+    --------
+    >>> variance_factor("(degC)2", "mK", variable="covariance")
+    1000000.0
+    """
+    text, unit = str(source or "").strip(), _clean(target)
+    if not text or unit is None:
+        return 1.0
+    spellings = [text]
+    root = re.fullmatch(r"(.*?)\s*(?:\^|\*\*)?\s*2", text)
+    if root is not None:  # spellings of files, such as "%2", "deg c2" or "(m s-1)2"
+        spellings.append(f"({_clean(root[1].removeprefix('(').removesuffix(')'))})^2")
+    for spelling in spellings:
+        try:
+            return _affine(spelling, f"({unit})^2").factor
+        except _NoConversion:
+            continue
+    expected = f"units like '({target})2'"
+    remedy = "correct attrs['units'], or convert the values"
+    raise UnitsError(problem(variable, f"units {source!r}", expected, remedy))
 
 
 def is_pressure(units: str | None) -> bool:
