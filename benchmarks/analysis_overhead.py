@@ -43,9 +43,9 @@ def network_seconds(prior: FlowPrior, members: int, settings: dict[str, int]) ->
     steps, iterations = settings["steps"], settings["guidance_iterations"]
     started = time.perf_counter()
     with torch.no_grad():
-        for _ in range(2 * steps + 1):  # the last guided evaluation, at t = 1, has no guidance
+        for _ in range(steps):
             prior.network(x, t)
-    for _ in range(2 * steps - 1):
+    for _ in range(steps):
         state = x.clone().requires_grad_()
         b = prior.network(state, t)
         for k in range(iterations):

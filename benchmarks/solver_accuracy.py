@@ -194,10 +194,16 @@ def table(name: str, rows: list[dict[str, float | str]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sqg", type=int, default=0, metavar="CASES")
+    parser.add_argument("--quick", action="store_true", help="few cases and solvers")
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    found = {"Gaussian": measure(gaussian), "mixture": measure(mixture)}
+    solvers = (PUBLISHED, ("adams", 20)) if arguments.quick else SOLVERS
+    few = {"cases": 2} if arguments.quick else {}
+    found = {
+        "Gaussian": measure(lambda: gaussian(**few), solvers),
+        "mixture": measure(lambda: mixture(**few), solvers),
+    }
     if arguments.sqg:
         found["SQG"] = measure(lambda: sqg(arguments.sqg))
     print("\n\n".join(table(name, rows) for name, rows in found.items()))

@@ -5,7 +5,6 @@ NumPy at the outside, torch inside, no labels: what a dask task, a test or the e
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,7 +13,8 @@ import torch
 
 from xr_daisi.batches import Batches
 from xr_daisi.devices import automatic_batch, resolve_device, resolve_dtype
-from xr_daisi.errors import DivergenceError, SettingsError, problem
+from xr_daisi.divergence import check_diverged
+from xr_daisi.errors import SettingsError, problem
 from xr_daisi.guidance import GuidedFlow
 from xr_daisi.guidance_observations import check_observed
 from xr_daisi.holes import MaskedFlow, MaskedNoise, fill_holes, holes_of
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
 __all__ = ["Engine"]
 
 T = TypeVar("T")
-
-RUNAWAY = 1e3
-"""A normalised state this many times larger than any forecast has diverged, finite or not."""
 
 FAR = 30.0
 """Standard deviations of the prior beyond which a forecast has wrong units rather than weather."""
@@ -378,32 +375,4 @@ class Engine:
         return fill_holes(physical, holes, np.nan)
 
     def _check(self, before: Tensor, after: Tensor, time: str, first: int) -> None:
-        """Raise for members that are not finite or far beyond any forecast."""
-        bound = RUNAWAY * before.abs().flatten(1).amax(dim=1).clamp_min(1.0)
-        largest = after.abs().flatten(1).amax(dim=1)
-        bad = ~(largest <= bound)  # also true for NaN
-        if not bad.any():
-            return
-        members = [first + int(i) for i in torch.nonzero(bad).flatten().tolist()]
-        worst = largest[bad].max().item()
-        s = self.settings
-        values = "values that are NaN or infinite"
-        if math.isfinite(worst):
-            values = f"values up to {worst:g} standard deviations of the prior"
-        remedy = "lower strength or raise steps"
-        if s.guidance != "mmps":
-            remedy = "lower strength, raise steps, or use guidance='mmps'"
-        raise DivergenceError(
-            problem(
-                f"members {members}" + (f" at {time}" if time else ""),
-                f"{values} after sampling with "
-                f"guidance={s.guidance!r}, strength={_shown(s.strength)}, steps={s.steps}",
-                "a state near the prior",
-                f"{remedy}; if it persists, check that "
-                "the observation errors are not far too small",
-            )
-        )
-
-
-def _shown(strength: Any) -> str:
-    return "a callable" if callable(strength) else f"{strength:g}"
+        check_diverged(before, after, self.settings, time, first)
