@@ -719,7 +719,14 @@ def test_variables_by_name_and_standard_name() -> None:
     plan = match(obs, operator={"tb": "identity"})
     assert [s.name for s in plan.sources] == ["tb", "ta"] or len(plan.sources) == 2
     obs["t2m"] = obs.ta
-    assert [s.name for s in match(obs).sources] == ["t2m"]
+    with pytest.warns(
+        UserWarning, match=r"\['ta', 'tb'\] with the standard name of 't2m', not used"
+    ):
+        assert [s.name for s in match(obs).sources] == ["t2m"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plan = match(obs, operator={"tb": "identity", "ta": "identity"})
+    assert len(plan.sources) == 3
 
 
 def test_values_stay_in_their_own_units() -> None:
