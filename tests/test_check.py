@@ -81,6 +81,30 @@ def test_latents_of_states_of_the_prior_are_normal() -> None:
     assert "smoother" in smooth.remedy
 
 
+def test_latents_are_those_of_every_member() -> None:
+    ds = forecast(members=12, times=TIMES[:1])
+    factor = xr.where(ds.member == 7, 3.0, 1.0)
+    odd = ds.assign(t2m=MEAN + factor * (ds.t2m - MEAN))
+    found = report(odd)
+    assert line(found, "inversion").found.endswith("(4 of 12 members)")
+    assert line(found, "distribution").verdict in ("warn", "fail")
+    assert "all 12 members" in line(found, "distribution").found
+    assert line(found, "distribution").remedy.startswith("members [7] are rougher")
+
+
+def test_states_of_few_values_vary_by_chance() -> None:
+    """Of two values the mean square of normal numbers is often small or large."""
+    one = xr.Dataset({"v": ("x", np.zeros(2))}, coords={"x": [0.0, 1.0]})
+    prior = FlowPrior.from_velocity(
+        lambda x, t: x * ((2 * t - 1) / (t**2 + (1 - t) ** 2)).reshape(-1, 1, 1), one
+    )
+    values = np.random.default_rng(0).normal(size=(100, 2))
+    ds = xr.Dataset({"v": (("member", "x"), values)}, coords={"x": one.x})
+    assert line(report(ds, None, prior), "distribution").verdict == "pass"
+    far = line(report(ds * 5, None, prior), "distribution")
+    assert far.verdict in ("warn", "fail")
+
+
 def _numbers(text: str) -> list[float]:
     words = text.split("members ")[1].split(" (")[0].split(" to ")
     return [float(word) for word in words]
@@ -177,6 +201,44 @@ def test_departures_and_errors() -> None:
         assert line(found, "errors of t2m").verdict == "warn"
     directions = report(obs=OBS, obs_error={"t2n": 1.0})
     assert "did you mean 't2m'?" in line(directions, "observations").remedy
+
+
+def test_departures_are_those_of_all_times() -> None:
+    late = OBS.assign(
+        t2m=(OBS.t2m + xr.where(OBS.time == TIMES[2], 60 * STD, 0.0)).assign_attrs(units="K"),
+        t2m_error=OBS.t2m_error + xr.where(OBS.time == TIMES[1], 0.2, 0.0),
+    )
+    found = report(obs=late)
+    assert line(found, "departures of t2m").verdict != "pass"
+    assert "first" not in line(found, "departures of t2m").found
+    assert line(found, "errors of t2m").found.startswith("observation errors 0.5 to 0.7, spread")
+    # Of dask arrays only the first time is read, and the line says so.
+    for lazy in (report(FORECAST.chunk(time=1), late), report(obs=late.chunk(time=1))):
+        for name in ("departures of t2m", "errors of t2m"):
+            assert line(lazy, name).verdict == "pass"
+            assert "at the first time with observations" in line(lazy, name).found
+
+
+def test_departures_know_the_background_check() -> None:
+    shift = xr.DataArray([0.0, 0.0, 0.0, 50 * STD], dims="station")
+    obs = OBS.assign(t2m=(FORECAST.t2m.mean().item() + 0 * OBS.t2m + shift).assign_attrs(units="K"))
+    assert line(report(obs=obs), "departures of t2m").verdict != "pass"
+    found = line(report(obs=obs, background_check=5), "departures of t2m")
+    assert found.verdict == "pass"
+    assert found.found.endswith("background_check=5 leaves out 3 of 12")
+    obs = OBS.assign(t2m=(OBS.t2m - 273.15).assign_attrs(units="K"))
+    found = line(report(obs=obs, background_check=5), "departures of t2m")
+    assert found.verdict == "fail"
+    assert "leaves out 12 of 12" in found.found
+    assert "degrees Celsius" in found.remedy
+
+
+def test_variables_that_are_not_used_are_named() -> None:
+    obs = OBS.assign(other=OBS.t2m.assign_attrs(standard_name="air_temperature"))
+    found = [one for one in report(obs=obs).lines if one.name == "observations"]
+    assert [one.verdict for one in found] == ["pass", "warn"]
+    assert "['other'] with the standard name of 't2m', not used" in found[1].found
+    assert "operator={'other': 'identity'}" in found[1].remedy
 
 
 # -- nothing is raised ----------------------------------------------------------------------------

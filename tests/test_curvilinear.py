@@ -23,6 +23,7 @@ from xr_daisi import (
     feedback,
     train_prior,
 )
+from xr_daisi.observation_coordinates import find_coordinates
 from xr_daisi.observations import match_observations
 from xr_daisi.state import StateSpec, spec_from_dataset
 
@@ -235,3 +236,90 @@ def test_boxes_are_an_error_rather_than_points() -> None:
         match_observations(obs, spec, None, obs_error=1.0)
     plan = match_observations(obs, spec, None, obs_error=1.0, footprint={"t2m": "200 km"})
     assert plan.counts == {"used": 1}
+
+
+@pytest.mark.parametrize("skew", [3, 8])
+def test_places_of_a_skewed_grid_are_found(skew: int) -> None:
+    """The nearest nodes of a place need not be corners of its cell."""
+    j, i = np.meshgrid(np.arange(30), np.arange(40), indexing="ij")
+    lat, lon = 50 + 0.02 * j, (i + skew * j) * 0.1
+    ds = xr.Dataset(
+        {"t2m": (("y", "x"), np.zeros(lat.shape))},
+        coords={"lat": (("y", "x"), lat), "lon": (("y", "x"), lon)},
+    )
+    rng = np.random.default_rng(0)
+    row, column = rng.uniform(1, 28, 2000), rng.uniform(1, 38, 2000)
+    obs = points(50 + 0.02 * row, (column + skew * row) * 0.1)
+    spec = spec_from_dataset(ds)
+    plan = match_observations(obs, spec, None, obs_error=1.0)
+    assert plan.counts == {"used": 2000}
+    found = observed(obs, spec, (lat + lon)[None])
+    np.testing.assert_allclose(found, obs.lat + obs.lon, atol=1e-3)
+
+
+# -- positions given twice ------------------------------------------------------------------------
+
+
+def metric(step: float = 10.0) -> xr.Dataset:
+    """A projected grid with coordinates in metres, its corner far from zero."""
+    ds = polar(step, 100.0, with_axes=True)
+    x, y = (ds[n] * 1000.0 for n in "xy")
+    return ds.assign_coords(
+        x=x.assign_attrs(units="m", standard_name="projection_x_coordinate"),
+        y=y.assign_attrs(units="m", standard_name="projection_y_coordinate"),
+    )
+
+
+def swath(across: Any, along: Any, **coords: Any) -> xr.Dataset:
+    x, y = np.meshgrid(across, along)
+    lat, lon = stereographic(x, y)
+    return xr.Dataset(
+        {"t2m": (("y", "x"), 0 * x, {"units": "K"})},
+        coords={"lat": (("y", "x"), lat), "lon": (("y", "x"), lon), **coords},
+    )
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"y": [0, 1], "x": [0, 1, 2]},
+        {"y": ("y", [5.0, 6.0], {"units": "1"}), "x": [10, 11, 12]},
+        {"y": ("y", [0.01, 0.02], {"units": "rad"}), "x": ("x", [0.0, 0.01, 0.02])},
+    ],
+)
+def test_rows_and_columns_of_a_swath_are_no_metres(own: Any) -> None:
+    ds = metric()
+    spec = spec_from_dataset(ds)
+    obs = swath([33.0, 44.0, 57.0], [-71.0, -64.0], **own)
+    state = np.asarray(ds.x + 2 * ds.y).T[None] / 1000.0
+    expected = np.array([[33.0, 44, 57]]) + 2 * np.array([[-71.0], [-64.0]])
+    np.testing.assert_allclose(observed(obs, spec, state), expected.ravel(), atol=0.5)
+
+
+def test_the_grids_own_coordinates_are_taken_where_both_agree() -> None:
+    ds = metric()
+    spec = spec_from_dataset(ds)
+    kilometres = {n: (n, v, {"units": "km"}) for n, v in (("y", [-71.0, 12]), ("x", [3.0, 8.0]))}
+    for obs in (ds.isel(x=slice(3, 5), y=slice(7)), swath([3.0, 8.0], [-71.0, 12.0], **kilometres)):
+        found = find_coordinates(obs, spec, "observations")
+        assert not found.geolocated
+        assert [p.name for p in found.horizontal] == ["y", "x"]
+    # A part of a grid whose points are counted.
+    counted = spec_from_dataset(polar())
+    part = polar().assign_coords(x=np.arange(13), y=np.arange(13)).isel(x=slice(4, 6))
+    assert not find_coordinates(part, counted, "observations").geolocated
+
+
+@pytest.mark.parametrize("along", ["points", "swath"])
+def test_positions_that_disagree_are_an_error(along: str) -> None:
+    spec = spec_from_dataset(metric())
+    if along == "points":
+        obs = points(*stereographic(np.array([30.0]), np.array([50.0])))
+        obs = obs.assign_coords(x=("obs", [-2000.0]), y=("obs", [4000.0]))
+    else:
+        metres = {n: (n, [0.0, 10_000.0], {"units": "m"}) for n in "yx"}
+        obs = swath([33.0, 43.0], [-71.0, -61.0], **metres)
+    with pytest.raises(ObservationError, match=r"y, x and lat, lon up to .* km apart.*drop_vars"):
+        match_observations(obs, spec, None, obs_error=1.0)
+    plan = match_observations(obs.drop_vars(["x", "y"]), spec, None, obs_error=1.0)
+    assert set(plan.counts) == {"used"}

@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 from test_operators import batch_of, observed, points, template
 
-from xr_daisi import ObservationError, SettingsError
+from xr_daisi import NoObservationsWarning, ObservationError, SettingsError
 from xr_daisi.observations import match_observations
 from xr_daisi.state import StateSpec, spec_from_dataset
 
@@ -308,3 +308,89 @@ def test_conventions_and_directions_do_not_matter(footprint: Any) -> None:
         results.append(observed(obs, spec, on_grid(spec), footprint=footprint))
     np.testing.assert_allclose(results[1], results[0], atol=1e-10)
     np.testing.assert_allclose(results[2], results[0], atol=1e-10)
+
+
+def test_longer_segments_count_by_their_arcs() -> None:
+    """Nodes at 0, 120 and 130 degrees: the mean of the longitude is that of the whole arc, 65."""
+    spec = globe(1.0, first=-180.0)
+    obs = lines(lat=[[0.0, 0.0, 0.0]], lon=[[0.0, 120.0, 130.0]]).rename(u="t2m")
+    state = on_grid(spec, lambda y, x: np.abs(x) + 0 * y)
+    np.testing.assert_allclose(observed(obs, spec, state), 65.0, atol=1e-6)
+
+
+def test_the_middle_of_a_line_is_in_space() -> None:
+    spec = globe(10.0)
+    obs = lines(lat=[[0.0, 0.0], [80.0, 80.0]], lon=[[179.0, -179.0], [0.0, 180.0]])
+    obs = obs.rename(u="t2m")
+    latitude, longitude = batch_of(obs, spec).positions
+    np.testing.assert_allclose(latitude, [0.0, 90.0], atol=1e-9)
+    np.testing.assert_allclose(np.abs(longitude[0]), 180.0)
+
+
+def test_lines_on_a_periodic_plane_go_the_shorter_way() -> None:
+    x = np.arange(20.0)
+    ds = xr.Dataset({"u": (("y", "x"), np.zeros((5, 20)))}, coords={"x": x, "y": np.arange(5.0)})
+    spec = spec_from_dataset(ds, periodic=["x"])
+    obs = lines(x=[[19.0, 1.0, 6.0]], y=[[2.0, 2.0, 2.0]])
+    state = np.broadcast_to(np.minimum(x, 20 - x), (1, 5, 20)).copy()
+    # From 19 over 0 to 1 the mean is 1/2, from 1 to 6 it is 3.5.
+    np.testing.assert_allclose(observed(obs, spec, state), (2 * 0.5 + 5 * 3.5) / 7, atol=1e-9)
+    np.testing.assert_allclose(batch_of(obs, spec).positions[1], (19 + 21 + 26) / 3)
+
+
+@pytest.mark.parametrize("first", [0.0, -180.0])
+def test_boxes_with_descending_longitudes(first: float) -> None:
+    """Bounds in either order mean the interval around the centre, not its complement."""
+    spec = globe(5.0, first=first)
+    state = on_grid(spec, lambda y, x: np.minimum(np.mod(x, 360), np.mod(-x, 360)) + 0 * y)
+    centres = np.array([10.0, 0.0, 0.0, 180.0, 100.0])
+    ends = np.array([[5.0, 15.0], [-5.0, 5.0], [355.0, 5.0], [170.0, -170.0], [0.0, 200.0]])
+    results = []
+    for bounds in (ends, ends[:, ::-1]):
+        obs = points(np.arange(5.0), lat=0 * centres, lon=centres)
+        obs.t2m.attrs["cell_methods"] = "area: mean"
+        for name, values in (("lat", np.tile([-5.0, 5.0], (5, 1))), ("lon", bounds)):
+            obs[name].attrs["bounds"] = f"{name}_b"
+            obs[f"{name}_b"] = (("obs", "nv"), values)
+        results.append(observed(obs, spec, state))
+    exact = [10.0, 2.5, 2.5, 175.0, (180**2 / 2 + (180**2 - 160**2) / 2) / 200]
+    np.testing.assert_allclose(results[0], exact, atol=1e-6)
+    np.testing.assert_allclose(results[1], results[0], atol=1e-9)
+
+
+def test_descending_boxes_within_a_region() -> None:
+    spec = spec_from_dataset(template())
+    obs = points([0.0], lat=[52.0], lon=[0.0])
+    obs.t2m.attrs["cell_methods"] = "area: mean"
+    for name in ("lat", "lon"):
+        obs[name].attrs["bounds"] = f"{name}_b"
+        obs[f"{name}_b"] = (("obs", "nv"), [[obs[name].item() + 0.5, obs[name].item() - 0.5]])
+    assert match_observations(obs, spec, None, obs_error=1.0).counts == {"used": 1}
+
+
+# -- the globe, whatever the network makes of its edges ------------------------------------------
+
+
+@pytest.mark.parametrize("closed", [False, True])
+@pytest.mark.parametrize("first", [0.0, -180.0])
+def test_a_globe_has_no_edge_although_the_network_is_not_periodic(
+    first: float, closed: bool
+) -> None:
+    lat = np.arange(-87.5, 90, 5.0)
+    lon = first + np.arange(0, 361 if closed else 360, 5.0)
+    spec = spec_from_dataset(template(lat, lon), periodic=())
+    assert spec.periodic == (False, False)
+    rng = np.random.default_rng(0)
+    places = rng.uniform(-90, 90, 300), rng.uniform(-180, 540, 300)
+    obs = points(0 * places[0], lat=places[0], lon=places[1])
+    plan = match_observations(obs, spec, None, obs_error=1.0)
+    assert plan.counts == {"used": 300}
+    np.testing.assert_allclose(observed(obs, spec, on_grid(spec)), smooth(*places), atol=0.1)
+
+
+def test_a_region_keeps_its_edges() -> None:
+    spec = spec_from_dataset(template(np.arange(-88.0, 90, 4), np.arange(0, 352, 4.0)), periodic=())
+    obs = points([0.0, 0.0], lat=[0.0, 89.0], lon=[354.0, 3.0])
+    with pytest.warns(NoObservationsWarning):
+        plan = match_observations(obs, spec, None, obs_error=1.0)
+    assert plan.counts == {"outside the grid": 2}

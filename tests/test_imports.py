@@ -125,6 +125,16 @@ def test_import_is_light() -> None:
     assert not heavy, f"`import xr_daisi` imports {sorted(heavy)}"
 
 
+def test_modules_of_the_documentation_are_there_after_import() -> None:
+    code = (
+        "import xr_daisi; print(xr_daisi.plotting.plot_feedback, xr_daisi.systems.sqg,"
+        " xr_daisi.verification.__name__, 'plotting' in dir(xr_daisi),"
+        " hasattr(xr_daisi, 'nothing'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.split()[-3:] == ["xr_daisi.verification", "True", "False"]
+
+
 def test_version_is_that_of_the_installed_package() -> None:
     from importlib.metadata import version
 

@@ -69,6 +69,22 @@ def test_longitudes_round_the_globe() -> None:
     np.testing.assert_array_equal(state(noisy, spec), state(globe, spec))
 
 
+@pytest.mark.parametrize("first", [0.0, -180.0])
+def test_longitudes_with_both_ends_of_the_circle(first: float) -> None:
+    """0 and 360 are one place and two points of the grid."""
+    lon = first + np.arange(0.0, 361.0, 30.0)
+    globe = xr.Dataset(
+        {"v": (("lat", "lon"), np.random.default_rng(0).normal(size=(3, 13)))},
+        coords={"lat": [1.0, 0.0, -1.0], "lon": lon},
+    )
+    spec = spec_from_dataset(globe)
+    np.testing.assert_array_equal(state(globe, spec)[0, 0, 0], globe.v)
+    flipped = globe.isel(lon=slice(None, None, -1))
+    np.testing.assert_array_equal(state(flipped, spec), state(globe, spec))
+    prior = FlowPrior.from_velocity(lambda x, t: x, globe, mean=globe)
+    np.testing.assert_array_equal(prior.normalization.mean[0], globe.v)
+
+
 def test_other_names_of_the_same_axes() -> None:
     ds = forecast().rename(latitude="lat", longitude="lon", member="number", time="date")
     np.testing.assert_array_equal(state(ds), state(forecast()))

@@ -279,6 +279,101 @@ def test_fields_with_levels() -> None:
     np.testing.assert_allclose(np.unique(share[:, -1]), [1 - upper, upper])
 
 
+def ocean(direction: dict[str, str], name: str = "depth", sign: float = 1.0) -> StateSpec:
+    """A state of which the value is the depth."""
+    levels = sign * np.array([1.0, 5.0, 20.0, 50.0])
+    ds = grid(to=((name, "latitude", "longitude"), np.zeros((4, 9, 13)), {"units": "degC"}))
+    return spec_from_dataset(ds.assign_coords({name: (name, levels, {"units": "m", **direction})}))
+
+
+def depths(plan: ObservationPlan, spec: StateSpec) -> list[float]:
+    """At which level, between those of the state, the used values of a profile are taken."""
+    levels = np.asarray(spec.variable("to").levels)
+    index, share = next(iter(plan.batch(0).groups[0].points.vertical.values()))
+    result: list[float] = (levels[index] * share).sum(axis=0).tolist()
+    return result
+
+
+@pytest.mark.parametrize(
+    ("state", "name", "attrs", "values", "expected"),
+    [
+        ({"positive": "down"}, "z", {"positive": "up"}, [-3.0, -10.0, -40.0], [3.0, 10.0, 40.0]),
+        ({"positive": "down"}, "height", {"positive": "up"}, [3.0, 10.0, 40.0], []),
+        ({"positive": "down"}, "a", {"standard_name": "altitude"}, [3.0, 10.0, 40.0], []),
+        ({"positive": "down"}, "z", {"standard_name": "altitude"}, [-3.0, -40.0], [3.0, 40.0]),
+        ({"standard_name": "depth"}, "z", {"positive": "up"}, [-3.0, -10.0], [3.0, 10.0]),
+        ({}, "z", {"positive": "up", "units": "cm"}, [-300.0, -1000.0], [3.0, 10.0]),
+        ({"positive": "down"}, "z", {"positive": "down"}, [3.0, 10.0], [3.0, 10.0]),
+        ({"positive": "down"}, "z", {}, [3.0, 10.0], [3.0, 10.0]),
+        ({}, "depth", {}, [3.0, 10.0], [3.0, 10.0]),
+        ({"positive": "down"}, "depth", {"positive": "up"}, [-3.0, -10.0], [3.0, 10.0]),
+    ],
+)
+def test_heights_and_depths(
+    state: Any, name: str, attrs: Any, values: list[float], expected: list[float]
+) -> None:
+    spec = ocean(state)
+    n = len(values)
+    obs = point_list(n).rename(t2m="to").assign_coords({name: ("obs", values, attrs)})
+    obs[name].attrs.setdefault("units", "m")
+    if expected:
+        plan = match(obs, spec=spec)
+        assert plan.counts == {"used": n}
+        np.testing.assert_allclose(depths(plan, spec), expected)
+    else:
+        with pytest.warns(NoObservationsWarning, match="depth: found -40 to -3, expected 1 to 50"):
+            assert match(obs, spec=spec).counts == {"outside the vertical range": n}
+
+
+def test_the_direction_of_negative_depths_is_not_that_of_their_name() -> None:
+    spec = ocean({}, sign=-1.0)
+    obs = point_list(2).rename(t2m="to")
+    obs = obs.assign_coords(z=("obs", [-3.0, -10.0], {"units": "m", "positive": "up"}))
+    np.testing.assert_allclose(depths(match(obs, spec=spec), spec), [-3.0, -10.0])
+    up = ocean({"positive": "up"}, "z", -1.0)
+    obs = point_list(2).rename(t2m="to").assign_coords(depth=("obs", [3.0, 10.0], {"units": "m"}))
+    np.testing.assert_allclose(depths(match(obs, spec=up), up), [-3.0, -10.0])
+
+
+def test_directions_of_pressures_and_numbers_change_no_sign() -> None:
+    obs = point_list(2).rename(t2m="t")
+    attrs = {"units": "hPa", "positive": "up"}
+    placed = obs.assign_coords(plev=("obs", [900.0, 600.0], attrs))
+    dims = ("level", "latitude", "longitude")
+    ds = grid(t=(dims, np.zeros((3, 9, 13)), {"units": "K"}))
+    for units, values in (("hPa", [1000.0, 850.0, 500.0]), (None, [1.0, 2.0, 3.0])):
+        level = {"positive": "down", **({"units": units} if units else {})}
+        spec = spec_from_dataset(ds.assign_coords(level=("level", values, level)))
+        if units is None:
+            placed = obs.assign_coords(level=("obs", [1.0, 3.0], {"positive": "up"}))
+        assert match(placed, spec=spec).counts == {"used": 2}
+
+
+def test_attributes_tell_a_vertical_coordinate_from_running_numbers() -> None:
+    obs = point_list(3).rename(t2m="t").expand_dims(level=2).copy()
+    obs = obs.assign_coords(level=("level", [0, 1]))
+    pressure = ("level", [9e4, 6e4], {"units": "Pa", "standard_name": "air_pressure"})
+    spec = stacked_spec()
+    assert match(obs.assign_coords(p=pressure), spec=spec).counts == {"used": 6}
+    # What does not convert, or is known of the place alone, is no level of a value.
+    for other in (
+        ("level", [10.0, 20.0], {"units": "m", "standard_name": "height"}),
+        ("obs", [9e4, 9e4, 9e4], {"units": "Pa", "standard_name": "air_pressure"}),
+    ):
+        with pytest.warns(NoObservationsWarning):
+            plan = match(obs.assign_coords(p=other), spec=spec)
+        assert plan.counts == {"outside the vertical range": 6}
+    # The state's own levels, and coordinates with units, are what they are called.
+    for level in ([850.0, 500.0], ("level", [900.0, 600.0], {"units": "hPa"})):
+        plan = match(
+            obs.assign_coords(level=level, p=("level", [0.0, 1.0], pressure[2])), spec=spec
+        )
+        assert plan.counts == {"used": 6}
+    twice = obs.assign_coords(p=pressure, q=pressure)
+    with pytest.raises(ObservationError, match=r"\['p', 'q'\] for the vertical"):
+        match(twice, spec=spec)
+
+
 # -- times ------------------------------------------------------------------------------------
 
 
@@ -488,6 +583,13 @@ def test_errors_are_differences() -> None:
     obs = point_list()
     obs["t2m_error"] = ("obs", np.full(6, 1.8), {"units": "degF"})
     np.testing.assert_allclose(match(obs).batch(0).errors, 1.0)
+    obs["t2m_error"].attrs["units"] = "delta_degF"
+    np.testing.assert_allclose(match(obs).batch(0).errors, 1.0)
+    for units in ("delta_degC", "delta_celsius", "Δ°C", "degC_diff", "delta_degree_Celsius", "K"):
+        obs["t2m_error"] = ("obs", np.full(6, 0.5), {"units": units})
+        for own in ("celsius", "degC", "K"):
+            obs.t2m.attrs["units"] = own
+            np.testing.assert_allclose(match(obs).batch(0).errors, 0.5)
     obs["t2m_error"].attrs["units"] = "m"
     with pytest.raises(ObservationError, match="t2m_error: found units 'm'"):
         match(obs)
@@ -617,7 +719,14 @@ def test_variables_by_name_and_standard_name() -> None:
     plan = match(obs, operator={"tb": "identity"})
     assert [s.name for s in plan.sources] == ["tb", "ta"] or len(plan.sources) == 2
     obs["t2m"] = obs.ta
-    assert [s.name for s in match(obs).sources] == ["t2m"]
+    with pytest.warns(
+        UserWarning, match=r"\['ta', 'tb'\] with the standard name of 't2m', not used"
+    ):
+        assert [s.name for s in match(obs).sources] == ["t2m"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plan = match(obs, operator={"tb": "identity", "ta": "identity"})
+    assert len(plan.sources) == 3
 
 
 def test_values_stay_in_their_own_units() -> None:

@@ -187,7 +187,7 @@ def test_description_survives_json_and_becomes_a_dataset() -> None:
         .drop_vars("t2m")
         .assign(
             q=(("plev", "latitude", "longitude"), np.ones((2, 3, 4)), {"units": "1"}),
-            plev=("plev", [85000.0, 50000.0], {"units": "Pa"}),
+            plev=("plev", [85000.0, 50000.0], {"units": "Pa", "positive": "down"}),
         )
     )
     spec = spec_from_dataset(ds)
@@ -197,6 +197,9 @@ def test_description_survives_json_and_becomes_a_dataset() -> None:
     assert made.q.dims == ("member", "plev", "latitude", "longitude")
     assert made.q.dtype == np.float32
     assert spec_from_dataset(made).to_dict()["variables"] == spec.to_dict()["variables"]
+    assert made.plev.attrs == {"units": "Pa", "positive": "down"}
+    without = spec_from_dataset(ds.assign_coords(plev=("plev", [85000.0, 50000.0])))
+    assert "level_positive" not in without.to_dict()["variables"][0]
     assert made.longitude.attrs == {"units": "degrees_east", "standard_name": "longitude"}
 
 

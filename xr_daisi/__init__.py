@@ -3,6 +3,8 @@
 Importing the package registers ``.daisi`` on `xarray.Dataset`.
 """
 
+from typing import TYPE_CHECKING
+
 from xr_daisi import accessor as _accessor  # noqa: F401  registers .daisi
 from xr_daisi._version import __version__
 from xr_daisi.analysis import assimilate
@@ -80,3 +82,20 @@ __all__ = [
     "withhold",
     "write_observations",
 ]
+
+_LATER = ("plotting", "systems", "verification")
+
+if TYPE_CHECKING:
+    from xr_daisi import plotting, systems, verification  # noqa: F401
+else:
+
+    def __getattr__(name):
+        """Import the modules that not every analysis needs when they are first asked for."""
+        if name in _LATER:
+            from importlib import import_module
+
+            return import_module(f"xr_daisi.{name}")
+        raise AttributeError(f"module 'xr_daisi' has no attribute {name!r}")
+
+    def __dir__():
+        return sorted({*globals(), *_LATER})

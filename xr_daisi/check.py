@@ -8,17 +8,10 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
-import torch
 
 from xr_daisi.blocks import Work
-from xr_daisi.check_values import (
-    bound_lines,
-    distribution_lines,
-    graded,
-    guess,
-    normalisation_lines,
-)
-from xr_daisi.circular import next_to, periods_of
+from xr_daisi.check_departures import coverage_lines, departure_lines
+from xr_daisi.check_values import bound_lines, distribution_lines, normalisation_lines
 from xr_daisi.errors import DaisiError, DaisiTypeError, problem
 from xr_daisi.estimate import make_plan
 from xr_daisi.latent import check_dataset, make_engine
@@ -56,8 +49,9 @@ def check(
 ) -> TrustReport:
     """Look at everything that an analysis relies on, and say what to do where it does not hold.
 
-    What `assimilate` would raise is a line that fails. Values are looked at in a few members of the
-    first time; the network is evaluated some forty to eighty times for each of these.
+    What `assimilate` would raise is a line that fails. Members are inverted at the first time: each
+    takes some twenty evaluations of the network, and those that also go there and back forty to
+    eighty more. Departures are those of all times, or of the first where data are dask arrays.
 
     Parameters
     ----------
@@ -68,7 +62,7 @@ def check(
     prior : FlowPrior, str or Path, optional
         As for `assimilate`.
     members : int
-        How many members are inverted.
+        How many members go there and back; the latent norm is that of all members.
     seed, device, dtype, batch
         As for `assimilate`.
     **reading
@@ -79,8 +73,9 @@ def check(
     TrustReport
         Printed as a table, in a notebook as HTML. Thresholds: normalised means up to 2 pass and
         beyond 6 fail, deviations 0.2 to 4 pass, values beyond 30 fail; there and back an error up
-        to 0.1 standard deviations passes and beyond 0.5 fails; the mean square of latents 0.5 to 2
-        passes, beyond 0.1 to 10 fails; mean departures up to 3 expected deviations pass, beyond 10
+        to 0.1 standard deviations passes and beyond 0.5 fails; the mean square of the latents of
+        each member 0.5 to 2 passes, beyond 0.1 to 10 fails, further out for states of few values,
+        as chance has it; mean departures up to 3 expected deviations pass, beyond 10
         fail.
 
     Raises
@@ -145,7 +140,7 @@ def check(
         guarded("values", lambda: normalisation_lines(work, first))
         guarded("bounds", lambda: bound_lines(work, first))
         label = layout.time_label(0)
-        guarded("distribution", lambda: distribution_lines(engine, first[:count], label))
+        guarded("distribution", lambda: distribution_lines(engine, first, count, label))
     if obs is None:
         lines.append(Line("observations", "warn", "none were given", "pass obs to look at them"))
         return TrustReport(tuple(lines))
@@ -153,12 +148,12 @@ def check(
     def observation_lines() -> list[Line]:
         options = ObservationOptions(**reading)
         there["plan"] = match_observations(obs, layout.spec, layout.time_values, options)
-        return _coverage_lines(there["plan"], layout)
+        return coverage_lines(there["plan"], layout)
 
     if guarded("observations", observation_lines):
         plan: ObservationPlan = there["plan"]
         if "states" in there and plan.used:
-            guarded("departures", lambda: _departure_lines(plan, work, states))
+            guarded("departures", lambda: departure_lines(plan, work, states))
 
         def cost_lines() -> list[Line]:
             cost = make_plan(forecast, layout, plan, engine)
@@ -222,92 +217,3 @@ def _layout_lines(forecast: xr.Dataset, layout: Layout) -> list[Line]:
     found = f"{layout.members} members, {layout.times} times"
     lines.append(Line("ensemble", verdict, found, remedy))
     return lines
-
-
-def _coverage_lines(plan: ObservationPlan, layout: Layout) -> list[Line]:
-    total = plan.n_rows
-    words = ", ".join(f"{n:,} {reason}" for reason, n in plan.counts.items())
-    share = plan.used / total if total else 0.0
-    verdict: Verdict = "pass" if share >= 0.5 else "warn" if plan.used else "fail"
-    remedy = ""
-    if verdict != "pass":
-        remedy = "compare area, levels and times of both; forecast.daisi.feedback lists every value"
-    lines = [Line("observations", verdict, words or "none", remedy)]
-    empty = [layout.time_label(i) for i, n in enumerate(plan.candidates) if n == 0]
-    if empty and plan.used and layout.times > 1:
-        found = f"{len(empty)} of {layout.times} times, the first {empty[0]}"
-        lines.append(
-            Line("times without", "warn", found, "there the analysis is the forecast, unchanged")
-        )
-    for source in plan.sources:
-        state = (
-            layout.spec.variable(source.operator.variables[0]).units
-            if (source.operator.variables and source.operator.function is None)
-            else None
-        )
-        if state and not source.units:
-            remedy = f"obs[{source.name!r}].attrs['units'] = {state!r}, if that is so"
-            found = f"none: taken as the prior's, {state!r}"
-            lines.append(Line(f"units of {source.subject}", "warn", found, remedy))
-    return lines
-
-
-def _departure_lines(plan: ObservationPlan, work: Work, states: Any) -> list[Line]:
-    """Compare observations of the first time that has any with the forecast."""
-    window = next((w for w in plan.windows if len(plan.window_batch(w))), None)
-    if window is None:
-        return []
-    block = np.asarray(states[list(window)])
-    batch = work.filtered(None, plan.window_batch(window), work.holes(block))
-    if not len(batch):
-        found = "all in holes of the domain"
-        return [Line("departures", "fail", found, "check the land or sea mask, and the places")]
-    from xr_daisi.blocks import trajectories
-
-    x = torch.from_numpy(trajectories(work.filled(block)))
-    with torch.no_grad():
-        y = batch.to_tensors(None, "cpu", torch.float64).observe(x).numpy()
-    y = next_to(batch.values, y, periods_of(batch.groups))
-    spread = y.var(axis=0, ddof=1) if len(y) > 1 else np.zeros(y.shape[1])
-    departure = batch.values - y.mean(axis=0)
-    first = [source.first_row for source in plan.sources]
-    of_source = np.searchsorted(first, batch.rows, side="right") - 1
-    lines = []
-    for number, source in enumerate(plan.sources):
-        own = of_source == number
-        if not own.any():
-            continue
-        # Of one member the spread is not known; over places its values differ more.
-        variance = spread[own] if len(y) > 1 else y[0, own].var()
-        expected = float(np.sqrt(np.mean(variance + batch.errors[own] ** 2)))
-        mean, std = float(departure[own].mean()), float(departure[own].std())
-        verdict = graded(abs(mean) / expected, 3.0, 10.0)
-        unit = f" {source.units}" if source.units else ""
-        found = (
-            f"O-B mean {mean:.3g}, standard deviation {std:.3g}{unit}; expected from spread and "
-            f"error: 0 and {expected:.3g}"
-        )
-        remedy = ""
-        if verdict != "pass":
-            middle, width = float(y[:, own].mean()), max(float(y[:, own].std()), expected)
-            remedy = guess(batch.values[own], middle, width)
-            remedy = remedy or "check units, operator, and times; or a bias to be corrected"
-        lines.append(Line(f"departures of {source.subject}", verdict, found, remedy))
-        lines += _error_lines(source.subject, batch.errors[own], np.sqrt(spread[own]), len(y))
-    return lines
-
-
-def _error_lines(subject: str, errors: np.ndarray, spread: np.ndarray, members: int) -> list[Line]:
-    typical = float(np.median(errors))
-    found = f"observation errors {float(errors.min()):.3g} to {float(errors.max()):.3g}"
-    if members < 2:
-        return [Line(f"errors of {subject}", "pass", found)]
-    ratio = typical / max(float(np.median(spread)), 1e-30)
-    found += f", spread of the forecast there {float(np.median(spread)):.3g}"
-    if ratio < 1e-2:
-        remedy = "instrument and representativeness together are rarely so small; raise them"
-        return [Line(f"errors of {subject}", "warn", found, remedy)]
-    if ratio > 10:
-        remedy = "these observations say almost nothing; check the units of the errors"
-        return [Line(f"errors of {subject}", "warn", found, remedy)]
-    return [Line(f"errors of {subject}", "pass", found)]

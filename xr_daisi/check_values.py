@@ -27,6 +27,9 @@ CHANGES = (
     ("geopotential given as geopotential height", 1 / 9.80665, 0.0),
 )
 
+MOST_NAMED = 10
+"""Members that are named."""
+
 NOT_NEGATIVE = (
     *("humidity", "precipitation", "rainfall", "snowfall", "ice_thickness", "concentration"),
     *(
@@ -122,7 +125,7 @@ def bound_lines(work: Work, states: np.ndarray) -> list[Line]:
     return lines
 
 
-def distribution_lines(engine: Engine, states: np.ndarray, time: str) -> list[Line]:
+def distribution_lines(engine: Engine, states: np.ndarray, count: int, time: str) -> list[Line]:
     """Say whether members could have come from the prior.
 
     Carried to t = 0 without noise, a state drawn from the prior becomes standard normal: its mean
@@ -134,15 +137,18 @@ def distribution_lines(engine: Engine, states: np.ndarray, time: str) -> list[Li
     engine : Engine
         With the settings of the analysis.
     states : ndarray
-        ``(member, channel, *space)``, in the prior's units.
+        ``(member, channel, *space)``, in the prior's units: all members.
+    count : int
+        How many of them go there and back.
     time : str
         Label of the time.
     """
     quiet = {"inverse_noise": 0.0, "noise": 0.0, "corrector_steps": 0}
     settings = engine.settings.updated(quiet)
-    back = engine.with_settings(settings).there_and_back(states, time=time)
+    some = states[:count]
+    back = engine.with_settings(settings).there_and_back(some, time=time)
     normalization, holes = engine.prior.normalization, holes_of(states[0])
-    before, after = (fill_holes(normalization.normalize(x), holes) for x in (states, back))
+    before, after = (fill_holes(normalization.normalize(x), holes) for x in (some, back))
     size = before[0].size - (0 if holes is None else int(holes.sum()))
     axes = tuple(range(1, before.ndim))
     error = np.sqrt(((after - before) ** 2).sum(axis=axes) / size)
@@ -153,26 +159,42 @@ def distribution_lines(engine: Engine, states: np.ndarray, time: str) -> list[Li
         remedy += "; if that does not help, the prior was not trained on such states"
     found = (
         f"error of {worst:.2g} standard deviations there and back at t_min "
-        f"{engine.settings.t_min:g} ({states.shape[0]} members)"
+        f"{engine.settings.t_min:g} ({len(some)} of {len(states)} members)"
     )
     lines = [Line("inversion", verdict, found, remedy)]
 
     steps = max(20, engine.settings.step_counts[0])
-    whole = engine.with_settings(settings.updated({"t_min": 0.0, "steps": steps, "solver": "heun"}))
-    latent = fill_holes(whole.invert(states, time=time), holes)
-    norm = (latent**2).sum(axis=axes) / size
+    exact = {"t_min": 0.0, "steps": steps, "solver": "adams"}
+    latent = engine.with_settings(settings.updated(exact)).invert(states, time=time)
+    norm = (fill_holes(latent, holes) ** 2).sum(axis=axes) / size
     low, high = float(norm.min()), float(norm.max())
+    least, most = _by_chance(size)
     verdict = max(
-        graded(high, 2.0, 10.0),
-        graded(1 / max(low, 1e-30), 2.0, 10.0),
+        graded(high, max(2.0, most), max(10.0, 2 * most)),
+        graded(1 / max(low, 1e-30), 1 / min(0.5, least), 1 / min(0.1, least / 2)),
         key=["pass", "warn", "fail"].index,
     )
-    found = f"mean square of latent members {low:.2f} to {high:.2f} (1 for states of the prior)"
+    found = (
+        f"mean square of latents of all {len(states)} members {low:.2f} to {high:.2f} "
+        "(1 for states of the prior)"
+    )
     remedy = ""
     if verdict != "pass":
-        odd = [int(i) for i in np.flatnonzero((norm > 2.0) | (norm < 0.5))]
+        odd = [int(i) for i in np.flatnonzero((norm > max(2.0, most)) | (norm < min(0.5, least)))]
+        more = f" and {len(odd) - MOST_NAMED} more" if len(odd) > MOST_NAMED else ""
         remedy = (
-            f"members {odd} are {'rougher or further off' if high > 2 else 'smoother'} than what "
-            "the prior knows: train it on such states, or raise t_min"
+            f"members {odd[:MOST_NAMED]}{more} are "
+            f"{'rougher or further off' if high > 2 else 'smoother'} than what the prior knows: "
+            "train it on such states, or raise t_min"
         )
     return [*lines, Line("distribution", verdict, found, remedy)]
+
+
+def _by_chance(size: int) -> tuple[float, float]:
+    """Range of the mean square of standard normal numbers that one in 30,000 leaves at an end.
+
+    By the cube root, which is nearly normal (Wilson and Hilferty 1931).
+    """
+    share = 2.0 / (9.0 * size)
+    low, high = (max(1.0 - share + z * np.sqrt(share), 0.0) ** 3 for z in (-4.0, 4.0))
+    return max(float(low), 1e-3), float(high)

@@ -45,7 +45,7 @@ def check(
     html
         Also write the report as a page here.
     members
-        How many members are inverted.
+        How many members go there and back; the latent norm is that of all members.
     seed
         Of noise.
     device

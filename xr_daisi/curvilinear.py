@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,11 @@ from xr_daisi.plane import EARTH_RADIUS
 
 __all__ = ["CurvilinearGrid"]
 
-CANDIDATES = 4
-"""Nearest nodes whose cells are searched: on a skewed grid the first may not be a corner."""
+CANDIDATES = (4, 16, 64)
+"""Nearest nodes whose cells are searched: few, then more for places that are not found.
+
+On a skewed grid the nearest ones need not be corners of the cell.
+"""
 
 AT_ONCE = 100_000
 """Points located at a time: memory."""
@@ -115,12 +119,27 @@ class CurvilinearGrid:
             for start in range(0, max(len(places), 1), AT_ONCE)
         ]
         index, weight = (np.concatenate([p[i] for p in parts], axis=1) for i in (0, 1))
-        return Nodes(index, weight, known & np.concatenate([p[2] for p in parts]))
+        inside = known & np.concatenate([p[2] for p in parts])
+        # No place in a triangle is further than this from all of its corners.
+        reach = 2.0 * self._spacing.max(initial=0.0)
+        for searched, count in pairwise(CANDIDATES):
+            left = np.flatnonzero(known & ~inside)
+            if not left.size or numbers.size <= searched:
+                break
+            left = left[tree.query(places[left])[0] <= reach]
+            for start in range(0, left.size, AT_ONCE * searched // count):
+                part = left[start : start + AT_ONCE * searched // count]
+                index[:, part], weight[:, part], inside[part] = self._in_triangles(
+                    places[part], count
+                )
+        return Nodes(index, weight, inside)
 
-    def _in_triangles(self, places: NDArray[np.float64]) -> tuple[Ints, Floats, Bools]:
+    def _in_triangles(
+        self, places: NDArray[np.float64], candidates: int = CANDIDATES[0]
+    ) -> tuple[Ints, Floats, Bools]:
         """Corners and weights (3, n) of the triangle around each place; whether there is one."""
         tree, numbers = self._tree
-        count = min(CANDIDATES, numbers.size)
+        count = min(candidates, numbers.size)
         _, near = tree.query(places, k=count)
         near = numbers[near.reshape(len(places), count)]
         rows, columns = self._places.shape[:2]

@@ -99,7 +99,7 @@ def footprint_of(
     if "footprint" in variable.attrs:
         label = f"footprint of {name!r}"
         return Footprint(axes.length(variable.attrs["footprint"], label))
-    return _boxes(ds, variable, found, subject)
+    return _boxes(ds, variable, found, axes, subject)
 
 
 def _diameters(
@@ -122,7 +122,7 @@ def _diameters(
 
 
 def _boxes(
-    ds: xr.Dataset, variable: xr.Variable, found: Coordinates, subject: str
+    ds: xr.Dataset, variable: xr.Variable, found: Coordinates, axes: PlaneAxes, subject: str
 ) -> Footprint | None:
     """Boxes of a field of means over area, from the bounds of its coordinates."""
     methods = str(variable.attrs.get("cell_methods", ""))
@@ -133,7 +133,7 @@ def _boxes(
     if not means:
         return None
     ends = []
-    for position in found.horizontal:
+    for number, position in enumerate(found.horizontal):
         coordinate = ds.variables[position.name]
         bounds = coordinate.attrs.get("bounds") or coordinate.encoding.get("bounds")
         if bounds is None or bounds not in ds.variables:
@@ -147,8 +147,26 @@ def _boxes(
         own = np.asarray(coordinate.values, dtype=float)
         scale = _ratio(position.values, own)
         both = np.asarray(values.values, dtype=float) * scale
-        ends.append((position.dims, both[..., 0], both[..., 1]))
+        lower, upper = both[..., 0], both[..., 1]
+        period = 360.0 if number == axes.longitude else axes.periods[number]
+        if period is not None:
+            lower, upper = _around_centres(position.values, lower, upper, period)
+        ends.append((position.dims, lower, upper))
     return Footprint(boxes=tuple(ends))
+
+
+def _around_centres(
+    centre: Floats, lower: Floats, upper: Floats, period: float
+) -> tuple[Floats, Floats]:
+    """Order the ends of intervals of a circle so that they enclose their centres.
+
+    From 350 to 10 may be an interval across the seam, or one of descending bounds: the centre
+    tells. One on an end, give or take rounding, tells nothing.
+    """
+    other, place = np.mod(lower - upper, period), np.mod(centre - upper, period)
+    slack = 1e-6 * period
+    turned = (place > slack) & (place < other - slack)
+    return np.where(turned, upper, lower), np.where(turned, lower, upper)
 
 
 def _ratio(converted: Floats, own: Floats) -> float:
@@ -235,9 +253,15 @@ def line_means(grid: Grid, axes: PlaneAxes, positions: Sequence[Floats]) -> Node
     last = np.maximum.accumulate(np.where(known, np.arange(len(known))[:, None], -1), axis=0)
     kept = [np.take_along_axis(x, np.maximum(last, 0), axis=0) for x in positions]
     filled = [np.where(known[0], x, 0.0) for x in kept]
-    places = axes.embedded(np.stack([x.reshape(-1) for x in filled]))
-    places = places.reshape(*filled[0].shape, -1)
-    lengths = np.linalg.norm(np.diff(places, axis=0), axis=-1)
+    if axes.on_sphere:
+        places = axes.embedded(np.stack([x.reshape(-1) for x in filled]))
+        places = places.reshape(*filled[0].shape, -1)
+        chords = np.linalg.norm(np.diff(places, axis=0), axis=-1)
+        lengths = 2 * EARTH_RADIUS * _half_angle(chords)
+    else:  # the shorter way round
+        periods = zip(filled, axes.periods, strict=True)
+        filled = [x if p is None else np.unwrap(x, period=p, axis=0) for x, p in periods]
+        lengths = np.sqrt(sum(np.diff(x, axis=0) ** 2 for x in filled))
     if len(filled[0]) == 1:
         nodes = grid.points([x[0] for x in filled])
         return Nodes(nodes.index, nodes.weight, nodes.inside & known[0], nodes.across)
@@ -251,8 +275,8 @@ def line_means(grid: Grid, axes: PlaneAxes, positions: Sequence[Floats]) -> Node
     def spread(part: slice) -> list[Floats]:
         if axes.on_sphere:
             start, end = places[:-1, part], places[1:, part]
-            chords = [start + f * (end - start) for f in _along(fraction, lengths[:, part])]
-            return _from_chords(axes, np.stack(chords, axis=1))
+            below = [start + f * (end - start) for f in _along(fraction, chords[:, part])]
+            return _from_chords(axes, np.stack(below, axis=1))
         moved = []
         for x in filled:
             step = np.diff(x[:, part], axis=0)
@@ -268,9 +292,15 @@ def line_means(grid: Grid, axes: PlaneAxes, positions: Sequence[Floats]) -> Node
     return Nodes(nodes.index, nodes.weight, nodes.inside & known[0], nodes.across)
 
 
+def _half_angle(chord: Floats) -> Floats:
+    """Half of the angle that a chord of the sphere spans."""
+    half: Floats = np.arcsin(np.clip(chord / (2 * EARTH_RADIUS), 0.0, 1.0))
+    return half
+
+
 def _along(fraction: Floats, chord: Floats) -> list[Floats]:
     """Fractions of a chord at even fractions of its arc, each of shape (segment, n, 1)."""
-    half = np.arcsin(np.clip(chord / (2 * EARTH_RADIUS), 0.0, 1.0))
+    half = _half_angle(chord)
     out = []
     for f in fraction:
         # The point of the chord below the point of the arc at this fraction of its angle.

@@ -80,7 +80,9 @@ def match_axis(
             remedy = f"forecast.assign_coords({name}={_values(d)})"
             problems.append(problem(label, "no coordinate of numbers", expected, remedy))
             continue
-        index = _find(found, wanted, turn=360.0 if spec.axes[d] == "longitude" else None)
+        index = _find(found, wanted, None)
+        if index is None and spec.axes[d] == "longitude":
+            index = _find(found, wanted, turn=360.0)  # which takes 0 and 360 for one
         if index is not None and size == wanted.size:
             order.append(index)
         elif counted and size == wanted.size and found.size:

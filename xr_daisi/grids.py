@@ -14,6 +14,7 @@ from xr_daisi.box_means import interval_means
 from xr_daisi.curvilinear import CurvilinearGrid
 from xr_daisi.errors import StateError, problem
 from xr_daisi.interpolation import Axis, Bools, Floats, Ints, Located, Nodes, locate_nodes
+from xr_daisi.longitudes import goes_round
 
 if TYPE_CHECKING:
     from xr_daisi.state import StateSpec
@@ -183,7 +184,8 @@ def grid_of(spec: StateSpec, *, geolocated: bool = False) -> Grid:
     for dim, periodic in zip(spec.dims, spec.periodic, strict=True):
         nodes = np.asarray(spec.coords[dim], dtype=np.float64)
         if spec.axes[dim] == "longitude":
-            axes.append(Axis(nodes, 360.0, periodic))
+            # Whatever the network makes of its edges, the globe has none.
+            axes.append(Axis(nodes, 360.0, periodic or goes_round(nodes, closed=True)))
         elif periodic:
             steps = np.abs(np.diff(nodes))
             if steps.size == 0 or not np.allclose(steps, steps[0], rtol=1e-3):

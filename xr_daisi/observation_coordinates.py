@@ -6,7 +6,7 @@ Names come before attributes, and data variables serve where no coordinate was s
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from xr_daisi.coordinate_values import read_coordinate
 from xr_daisi.dimensions import LATITUDE_NAMES, LEVEL_NAMES, LONGITUDE_NAMES
-from xr_daisi.errors import DaisiError, ObservationError, problem, raise_problems
+from xr_daisi.errors import DaisiError, ObservationError, UnitsError, problem, raise_problems
+from xr_daisi.observation_agreement import distance_apart
 from xr_daisi.units import conversion
+from xr_daisi.verticals import direction_of, is_turned
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -130,13 +132,47 @@ def find_coordinates(ds: xr.Dataset, spec: StateSpec, subject: str) -> Coordinat
 
 
 def _geolocated(ds: xr.Dataset, spec: StateSpec, subject: str) -> bool:
-    """Whether positions are latitude and longitude although the grid has other coordinates."""
-    if spec.geolocation is None or all(_named(ds, (d,)) is not None for d in spec.dims):
+    """Whether positions are latitude and longitude although the grid has other coordinates.
+
+    Where a Dataset has both, those of the grid are taken if they say the same. Numbers of rows and
+    columns and coordinates of another kind are not the grid's.
+    """
+    if spec.geolocation is None:
         return False
-    return all(
-        _named(ds, NAMES[kind]) or _by_attributes(ds, kind, "coordinates", subject)
-        for kind in NAMES
-    )
+    both = all(_named(ds, (d,)) is not None for d in spec.dims)
+    try:
+        there = all(
+            _named(ds, NAMES[kind]) or _by_attributes(ds, kind, "coordinates", subject)
+            for kind in NAMES
+        )
+    except ObservationError:
+        if both:
+            return False
+        raise
+    if not there or not both:
+        return there
+    degrees = [_horizontal(ds, spec, kind, kind, subject) for kind in NAMES]
+    try:
+        own = [_horizontal(ds, spec, dim, spec.axes[dim], subject) for dim in spec.dims]
+    except DaisiError:
+        return True  # no numbers, or units that do not convert
+    one, other = ([(p.dims, p.values) for p in positions] for positions in (own, degrees))
+    apart = distance_apart(one, other, spec)
+    if apart == 0.0:
+        return False
+    if all(_is_counted(ds.variables[p.name], p.name) for p in own):
+        return True
+    names = [p.name for p in (*own, *degrees)]
+    found = f"{names[0]}, {names[1]} and {names[2]}, {names[3]} up to {apart:.3g} km apart"
+    remedy = f"drop those that are wrong, e.g. obs.drop_vars({names[:2]})"
+    raise ObservationError(problem(subject, found, "one position for each value", remedy))
+
+
+def _is_counted(variable: xr.Variable, name: str) -> bool:
+    """Whether a coordinate only numbers the entries of its dimension."""
+    if variable.dims != (name,) or variable.attrs.get("units") not in (None, "", "1"):
+        return False
+    return bool((np.diff(np.asarray(variable.values, dtype=np.float64)) == 1.0).all())
 
 
 def _collect(problems: list[str], find: Any, *args: Any) -> Position | None:
@@ -169,19 +205,57 @@ def _horizontal(ds: xr.Dataset, spec: StateSpec, dim: str, kind: str, subject: s
 def _vertical(
     ds: xr.Dataset, spec: StateSpec, level_dim: str, only: bool, subject: str
 ) -> Position | None:
-    level_units = next((v.level_units for v in spec.variables if v.level_dim == level_dim), None)
-    if level_dim in ds.variables and level_dim not in spec.names:
-        return _numeric(ds, level_dim, level_units, subject)
-    levels = next(v.levels for v in spec.variables if v.level_dim == level_dim)
-    if level_dim in ds.dims and levels == tuple(range(len(levels or ()))):
+    variable = next(v for v in spec.variables if v.level_dim == level_dim)
+    levels = variable.levels or ()
+    name = level_dim if level_dim in ds.variables and level_dim not in spec.names else None
+    if name is None and level_dim in ds.dims and levels == tuple(range(len(levels))):
         return Position(level_dim, (level_dim,), np.arange(ds.sizes[level_dim], dtype=np.float64))
-    if not only:
+    if only:
+        # A data variable called z or height is more often a quantity than a coordinate.
+        name = name or _named(ds, LEVEL_NAMES, within=ds.coords)
+        if name is None:
+            name = _by_attributes(ds, "vertical", "coordinates", subject)
+            name = name or _by_attributes(ds, "Z", "axes", subject)
+        elif _says_nothing(ds.variables[name], levels):
+            name = _described(ds, name, variable.level_units, subject) or name
+    if name is None:
         return None
-    # A data variable called z or height is more often a quantity than a coordinate.
-    name = _named(ds, LEVEL_NAMES, within=ds.coords)
-    name = name or _by_attributes(ds, "vertical", "coordinates", subject)
-    name = name or _by_attributes(ds, "Z", "axes", subject)
-    return None if name is None else _numeric(ds, name, level_units, subject)
+    found = _numeric(ds, name, variable.level_units, subject)
+    attrs = ds.variables[name].attrs
+    turned = is_turned(
+        variable.level_positive or direction_of({}, level_dim, np.asarray(levels)),
+        direction_of(attrs, name, found.values),
+        (variable.level_units, attrs.get("units")),
+        (level_dim, str(attrs.get("standard_name", name))),
+    )
+    return replace(found, values=-found.values) if turned else found
+
+
+def _says_nothing(variable: xr.Variable, levels: tuple[float, ...]) -> bool:
+    """Whether only the name tells that a coordinate is vertical, and it is not the state's own."""
+    if any(variable.attrs.get(k) for k in ("units", "standard_name", "axis", "positive")):
+        return False
+    return variable.dtype.kind not in "fiu" or not np.isin(read_coordinate(variable), levels).all()
+
+
+def _described(ds: xr.Dataset, named: str, units: str | None, subject: str) -> str | None:
+    """Name of a vertical coordinate by its attributes, with a value wherever another has one."""
+    import cf_xarray  # noqa: F401  registers .cf
+
+    names = [*ds.cf.coordinates.get("vertical", []), *ds.cf.axes.get("Z", [])]
+    fit = []
+    for name in map(str, dict.fromkeys(names)):
+        variable = ds.variables[name]
+        if name == named or not set(ds.variables[named].dims) <= set(variable.dims):
+            continue
+        try:
+            conversion(units, variable.attrs.get("units"))
+        except UnitsError:
+            continue
+        fit.append(name)
+    if len(fit) > 1:
+        raise _ambiguous(subject, "the vertical", fit)
+    return fit[0] if fit else None
 
 
 def _time(ds: xr.Dataset, subject: str) -> Position | None:

@@ -142,13 +142,13 @@ def _errors(
         raise ObservationError(problem(f"{subject}, {other}", found, expected))
     # Errors are differences: the factor alone applies.
     own = errors.attrs.get("units")
-    factor = conversion(values.attrs.get("units"), own, variable=f"{subject}, {other}").factor
+    target, label = values.attrs.get("units"), f"{subject}, {other}"
+    factor = conversion(target, own, variable=label, difference=True).factor
     errors = errors if factor == 1.0 else errors / factor
     if structure is None or structure.deviation is None:
         return errors
     # Values decide where errors matter. Of dask arrays, all is compared inside the tasks.
     covariance = xr.Variable((structure.dim,), structure.deviation)
-    label = f"{subject}, {other}"
 
     def agreeing(given: NDArray[Any], wanted: NDArray[Any], value: NDArray[Any]) -> NDArray[Any]:
         given, wanted, value = np.broadcast_arrays(given, wanted, value)

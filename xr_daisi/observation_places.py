@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from xr_daisi.errors import ObservationError, problem
 from xr_daisi.footprints import NODE_DIM, Footprint, disc_means, line_means
+from xr_daisi.geolocation import in_space
 from xr_daisi.grids import RegularGrid, grid_of
 from xr_daisi.interpolation import Axis, Floats, Ints, LevelKey, Located, Nodes, Points
 from xr_daisi.observation_status import Status
@@ -163,14 +164,24 @@ def horizontal_positions(
     if spec.geolocation is not None and not found.geolocated:
         heaviest = np.take_along_axis(points.index, points.weight.argmax(axis=0)[None], axis=0)[0]
         return tuple(values.reshape(-1)[heaviest] for values in spec.geolocation)
-    return tuple(_middle(_along_nodes(p, place_dims, shape)) for p in found.horizontal)
+    nodes = [_along_nodes(p, place_dims, shape) for p in found.horizontal]
+    if all(len(x) == 1 for x in nodes):
+        return tuple(x[0] for x in nodes)
+    axes = PlaneAxes.of(spec, geolocated=found.geolocated)
+    if axes.latitude is None or axes.longitude is None:
+        pairs = zip(nodes, axes.periods, strict=True)
+        return tuple(_mean(x if p is None else np.unwrap(x, period=p, axis=0)) for x, p in pairs)
+    # In space: the middle of 179 and -179 degrees is 180.
+    pair = np.broadcast_arrays(nodes[axes.latitude], nodes[axes.longitude])
+    x, y, z = np.moveaxis(_mean(in_space(*pair)), -1, 0)
+    middle = [np.empty(0)] * 2
+    middle[axes.latitude] = np.rad2deg(np.arctan2(z, np.hypot(x, y)))
+    middle[axes.longitude] = np.rad2deg(np.arctan2(y, x))
+    return tuple(middle)
 
 
-def _middle(nodes: Floats) -> Floats:
-    """Mean of the coordinates of lines (m, n), of the nodes that they have; NaN without any."""
-    if len(nodes) == 1:
-        only: Floats = nodes[0]
-        return only
+def _mean(nodes: Floats) -> Floats:
+    """Mean over the nodes that lines have, (m, n, ...) to (n, ...); NaN without any."""
     known = np.isfinite(nodes)
     total = np.where(known, nodes, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
     mean: Floats = np.where(known.any(axis=0), total, np.nan)

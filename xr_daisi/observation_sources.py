@@ -8,28 +8,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xr_daisi.dimensions import standard_name
 from xr_daisi.error_structure import ErrorStructure, error_structure
 from xr_daisi.errors import (
     DaisiError,
     DaisiTypeError,
     ObservationError,
-    OperatorError,
     problem,
     raise_problems,
 )
 from xr_daisi.footprints import footprint_of
 from xr_daisi.interpolation import Ints
+from xr_daisi.observation_choice import choose_variables
 from xr_daisi.observation_coordinates import Coordinates, find_coordinates
 from xr_daisi.observation_errors import check_values, errors_of
 from xr_daisi.observation_identity import find_identifier
 from xr_daisi.observation_layout import Layout, build_layout
-from xr_daisi.observation_options import ObservationOptions, OperatorSettings
+from xr_daisi.observation_options import ObservationOptions
 from xr_daisi.observation_places import Geometry
-from xr_daisi.observation_quality import companions, verdicts_of
+from xr_daisi.observation_quality import verdicts_of
 from xr_daisi.observation_status import Status
 from xr_daisi.observation_times import ForecastTimes
-from xr_daisi.operators import Operator, match_variable, resolve_operator
+from xr_daisi.operators import Operator
 from xr_daisi.plane import PlaneAxes
 
 if TYPE_CHECKING:
@@ -241,9 +240,14 @@ def read_dataset(
     ------
     ObservationError
         With everything that is wrong.
+
+    Warns
+    -----
+    UserWarning
+        Naming variables that look like the state's but are not used.
     """
     found = find_coordinates(ds, spec, subject)
-    chosen = _choose(ds, found, options.operator or {}, spec, subject)
+    chosen = choose_variables(ds, found, options.operator or {}, spec, subject)
     axes = PlaneAxes.of(spec, geolocated=found.geolocated)
     layouts: dict[tuple[Any, ...], Layout] = {}
     sources, problems = [], []
@@ -271,60 +275,6 @@ def read_dataset(
             problems.append(str(error))
     raise_problems(ObservationError, problems)
     return sources, found
-
-
-def _choose(
-    ds: xr.Dataset,
-    found: Coordinates,
-    operators: OperatorSettings,
-    spec: StateSpec,
-    subject: str,
-) -> dict[str, Operator]:
-    """Operator for every variable that is used: those named, then those matched."""
-    chosen: dict[str, Operator] = {}
-    by_standard_name: dict[str, list[str]] = {}
-    problems: list[str] = []
-    names = [str(name) for name in ds.data_vars if name not in found.names]
-    ancillary = {other for name in names for other in companions(ds, name)}
-    for name in names:
-        kind = standard_name(ds[name])
-        try:
-            if name in operators:
-                chosen[name] = resolve_operator(operators[name], name, kind, spec)
-                continue
-            if name in ancillary and name not in spec.names:
-                continue
-            matched = match_variable(name, kind, spec)
-        except OperatorError as error:
-            problems.append(str(error))
-            continue
-        if matched == name:
-            chosen[name] = Operator(name, "identity", (name,))
-        elif matched is not None:
-            by_standard_name.setdefault(matched, []).append(name)
-    for matched, candidates in by_standard_name.items():
-        if matched in chosen:
-            continue
-        if len(candidates) > 1:
-            text = f"{candidates}, all with the standard name of the state's {matched!r}"
-            remedy = (
-                f"drop the others, or operator={{{candidates[1]!r}: 'identity'}} to use them too"
-            )
-            problems.append(problem(subject, text, "one of them", remedy))
-            continue
-        chosen[candidates[0]] = Operator(candidates[0], "identity", (matched,))
-    problems += [
-        problem(name, f"values of type {ds[name].dtype}", "numbers", "convert them, or drop it")
-        for name in chosen
-        if ds[name].dtype.kind not in "fiu"
-    ]
-    if not chosen and not problems:
-        text = f"variables {names}, none of them in the state"
-        expected = f"some of {list(spec.names)}, by name or standard name"
-        remedy = "rename them with obs.rename({...}), or pass operator={variable: function}"
-        problems.append(problem(subject, text, expected, remedy))
-    raise_problems(ObservationError, problems)
-    return chosen
 
 
 def _level_dims(

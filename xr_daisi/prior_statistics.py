@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from xr_daisi.errors import DaisiTypeError, PriorError, UnitsError, problem, raise_problems
-from xr_daisi.units import IDENTITY, Conversion, conversion
+from xr_daisi.units import IDENTITY, conversion
 
 if TYPE_CHECKING:
     from xr_daisi.state import StateSpec, VariableSpec
@@ -96,9 +96,10 @@ def _of_variable(
         values = np.broadcast_to(values, (v.size, *values.shape))
     if not space:
         values = values.reshape(v.size, *(1,) * len(spec.dims))
-    units = conversion(da.attrs.get("units"), v.units, variable=label) if v.units else IDENTITY
-    if difference:
-        units = Conversion(units.factor, 0.0)
+    own = da.attrs.get("units")
+    units = IDENTITY
+    if v.units:
+        units = conversion(own, v.units, variable=label, difference=difference)
     return units.factor * values + units.offset
 
 
@@ -114,9 +115,10 @@ def _aligned(
         values = da[dim].values
         if values.dtype.kind in "fiu" and values.size:
             distance = np.abs(values[None, :] - wanted[:, None])
-            if period is not None:
-                distance = np.minimum(distance % period, -distance % period)
             tolerance = 1e-3 * np.abs(np.diff(wanted)).min(initial=1.0)
+            if period is not None and (distance.min(axis=1) > tolerance).any():
+                # Only where it has to be: it makes the two ends of 0 to 360 one.
+                distance = np.minimum(distance % period, -distance % period)
             if (distance.min(axis=1) <= tolerance).all():
                 return da.isel({dim: distance.argmin(axis=1)})
         found = f"other values along {dim!r}, {values[:1]} to {values[-1:]}"

@@ -14,7 +14,9 @@ import numpy as np
 from xr_daisi.dimensions import axis_kind, find_dimensions, standard_name
 from xr_daisi.errors import PriorError, StateError, problem, raise_problems
 from xr_daisi.geolocation import Geolocation, geolocation_of
+from xr_daisi.longitudes import goes_round, is_monotonic, unrolled
 from xr_daisi.transforms import TRANSFORMS
+from xr_daisi.verticals import direction_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,6 +40,8 @@ class VariableSpec:
         Values of the vertical coordinate, in channel order; None without vertical dimension.
     level_dim, level_units : str or None
         Name and units of the vertical dimension.
+    level_positive : {"up", "down"} or None
+        Direction of the vertical coordinate, where its attributes tell.
     """
 
     name: str
@@ -47,6 +51,7 @@ class VariableSpec:
     level_dim: str | None = None
     long_name: str | None = None
     level_units: str | None = None
+    level_positive: str | None = None
 
     @property
     def size(self) -> int:
@@ -74,7 +79,8 @@ class StateSpec:
     geolocation : tuple of ndarray or None
         Latitude and longitude, degrees, where they are fields; not part of `to_dict`.
     periodic : tuple of bool
-        One entry per space dimension.
+        One entry per space dimension: whether the network takes it for a circle. Observations are
+        interpolated across the seam of any longitudes that go round the globe.
     """
 
     variables: tuple[VariableSpec, ...]
@@ -133,6 +139,8 @@ class StateSpec:
                     "levels": None if v.levels is None else list(v.levels),
                     "level_dim": v.level_dim,
                     "level_units": v.level_units,
+                    # Left out where unknown: the card of a prior is as it always was.
+                    **({"level_positive": v.level_positive} if v.level_positive else {}),
                 }
                 for v in self.variables
             ],
@@ -155,6 +163,7 @@ class StateSpec:
                 level_dim=v.get("level_dim"),
                 long_name=v.get("long_name"),
                 level_units=v.get("level_units"),
+                level_positive=v.get("level_positive"),
             )
             for v in entries["variables"]
         )
@@ -184,7 +193,8 @@ class StateSpec:
         for v in self.variables:
             dims, shape = [*sizes], [*sizes.values()]
             if v.levels is not None and v.level_dim is not None:
-                attrs = {"units": v.level_units} if v.level_units else {}
+                known = (("units", v.level_units), ("positive", v.level_positive))
+                attrs = {k: a for k, a in known if a}
                 coords[v.level_dim] = (v.level_dim, np.asarray(v.levels), attrs)
                 dims, shape = [*dims, v.level_dim], [*shape, v.size]
             pairs = (
@@ -308,8 +318,8 @@ def spec_from_dataset(
             units[d] = ds.coords[d].attrs.get("units")
             if values.dtype.kind in "fiu":
                 values = values.astype(float)
-                values = _unrolled(values) if axes[d] == "longitude" else values
-            if not _is_monotonic(values):
+                values = unrolled(values) if axes[d] == "longitude" else values
+            if not is_monotonic(values):
                 problems.append(
                     problem(
                         f"coordinate {d!r} of the {what}",
@@ -330,7 +340,8 @@ def spec_from_dataset(
         )
     raise_problems(StateError, problems)
     wraps = tuple(
-        d in periodic if periodic is not None else _goes_round(coords[d], axes[d]) for d in space
+        d in periodic if periodic is not None else axes[d] == "longitude" and goes_round(coords[d])
+        for d in space
     )
     specs = tuple(_variable_spec(ds, name, dims.level[name]) for name in names)
     plain = all(kind == "plain" for kind in axes.values())
@@ -338,40 +349,9 @@ def spec_from_dataset(
     return StateSpec(specs, space, coords, axes, wraps, units, places)
 
 
-def _is_monotonic(values: np.ndarray) -> bool:
-    if values.dtype.kind != "f" or values.size == 0 or not np.isfinite(values).all():
-        return False
-    steps = np.diff(values)
-    return bool((steps > 0).all() or (steps < 0).all())
-
-
-def _unrolled(longitudes: np.ndarray) -> np.ndarray:
-    """Make longitudes that cross the seam of their convention monotonic: 350, 0, 10 is -10, 0, 10.
-
-    Others are returned as they are.
-    """
-    if _is_monotonic(longitudes) or longitudes.size < 2 or not np.isfinite(longitudes).all():
-        return longitudes
-    unrolled = np.unwrap(longitudes, period=360.0)
-    if not _is_monotonic(unrolled) or np.ptp(unrolled) >= 360.0:
-        return longitudes
-    turns = np.floor((unrolled.max() - 1e-6) / 360.0)  # the largest is at most 360
-    values: np.ndarray = unrolled - 360.0 * turns
-    return values
-
-
-def _goes_round(values: np.ndarray, kind: str) -> bool:
-    """Tell whether evenly spaced longitudes span the globe, one step short of closing."""
-    if kind != "longitude" or values.size < 3:
-        return False
-    step = np.diff(values)
-    even = bool(np.allclose(step, step[0], rtol=1e-3))
-    return even and bool(np.isclose(abs(step[0]) * values.size, 360.0, rtol=1e-3))
-
-
 def _variable_spec(ds: xr.Dataset, name: str, level_dim: str | None) -> VariableSpec:
     da = ds[name]
-    levels, level_units = None, None
+    levels, level_units, level_positive = None, None, None
     if level_dim is not None:
         if level_dim in ds.coords:
             coordinate = ds.coords[level_dim]
@@ -386,6 +366,7 @@ def _variable_spec(ds: xr.Dataset, name: str, level_dim: str | None) -> Variable
                 )
             levels = tuple(float(v) for v in coordinate.values)
             level_units = coordinate.attrs.get("units")
+            level_positive = direction_of(coordinate.attrs, values=np.asarray(levels))
         else:
             levels = tuple(float(i) for i in range(ds.sizes[level_dim]))
     units = da.attrs.get("units")
@@ -397,4 +378,5 @@ def _variable_spec(ds: xr.Dataset, name: str, level_dim: str | None) -> Variable
         level_dim=level_dim,
         long_name=da.attrs.get("long_name"),
         level_units=level_units,
+        level_positive=level_positive,
     )

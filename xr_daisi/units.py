@@ -98,6 +98,7 @@ def conversion(
     *,
     variable: str = "units",
     remedy: str = "correct attrs['units'], or convert the values",
+    difference: bool = False,
 ) -> Conversion:
     """Factor and offset that turn values in one unit into another.
 
@@ -110,6 +111,9 @@ def conversion(
         Name for the error message.
     remedy : str, optional
         What the error message recommends.
+    difference : bool, optional
+        Whether the values are differences, such as errors: there is no offset, and a unit may say
+        what it is, as ``delta_degC`` does.
 
     Returns
     -------
@@ -127,12 +131,17 @@ def conversion(
     Conversion(factor=100.0, offset=0.0)
     >>> conversion("K", None).is_identity
     True
+    >>> conversion("delta_degC", "degF", difference=True)
+    Conversion(factor=1.8, offset=0.0)
     """
     first, second = _clean(source), _clean(target)
+    if difference:
+        first, second = _clean(_without_delta(first)), _clean(_without_delta(second))
     if first is None or second is None or first == second:
         return IDENTITY
     try:
-        return _affine(first, second)
+        change = _affine(first, second)
+        return Conversion(change.factor, 0.0) if difference else change
     except _NoConversion as reason:
         raise UnitsError(
             problem(variable, f"units {target!r} ({reason})", f"units like {source!r}", remedy)
@@ -252,6 +261,12 @@ def _clean(units: str | None) -> str | None:
     """One spelling per unit; None where nothing is said."""
     text = str(units).strip() if units is not None else ""
     return SPELLINGS.get(text.lower(), text) or None
+
+
+def _without_delta(units: str | None) -> str | None:
+    """Return the unit of which one is a difference: degC of delta_degC, Δ°C or degC_diff."""
+    found = re.fullmatch(r"(?:delta[_ ]?|Δ)?(.+?)(?:[_ ]diff(?:erence)?)?", units or "", re.I)
+    return units if found is None else found[1]
 
 
 @lru_cache(maxsize=256)

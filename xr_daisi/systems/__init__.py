@@ -1,1 +1,5 @@
 """Test systems as labelled Datasets: surface quasi-geostrophic turbulence."""
+
+from xr_daisi.systems import sqg
+
+__all__ = ["sqg"]
