@@ -13,7 +13,7 @@ import xarray as xr
 from xr_daisi.errors import ObservationError, problem, raise_problems
 from xr_daisi.formats.points import VERTICAL_NAMES, to_points
 from xr_daisi.observation_errors import error_variable
-from xr_daisi.observation_identity import find_identifier, find_positions
+from xr_daisi.observation_identity import find_identifier, find_positions, is_coordinate
 from xr_daisi.observation_quality import companions
 
 __all__ = [
@@ -95,11 +95,13 @@ def _coordinates_among(ds: xr.Dataset, *, profile: bool, listed: bool) -> list[s
     profile, flags say no more than that its levels were checked.
     """
     size = max((v.ndim for v in ds.data_vars.values()), default=0)
-    always: list[str] = []
+    always = [str(n) for n in ds.data_vars if is_coordinate(ds, str(n))]
     vertical: list[str] = []
     for label, variable in ds.data_vars.items():
         name, attrs = str(label), variable.attrs
         kind = attrs.get("standard_name")
+        if name in always:
+            continue
         if kind in PLACE_AND_TIME or "cf_role" in attrs:
             always.append(name)
         elif attrs.get("axis") in ("X", "Y", "Z", "T") or kind in VERTICAL_NAMES:
@@ -109,8 +111,9 @@ def _coordinates_among(ds: xr.Dataset, *, profile: bool, listed: bool) -> list[s
                 about = companions(ds, name) or "ancillary_variables" in attrs
                 observed |= bool(about) or (listed and variable.ndim == size)
             vertical += [] if observed else [name]
-    about_others = {other for n in ds.data_vars for other in companions(ds, str(n))}
-    if len(vertical) == 1 and not {*map(str, ds.data_vars)} - {*always, *vertical, *about_others}:
+    numeric = {str(n) for n, v in ds.data_vars.items() if v.dtype.kind in "biuf"}
+    about_others = {other for n in numeric for other in companions(ds, n)}
+    if len(vertical) == 1 and not numeric - {*always, *vertical, *about_others}:
         return always  # nothing else was observed
     return always + vertical
 

@@ -14,7 +14,7 @@ import pandas as pd
 import xarray as xr
 
 from xr_daisi.errors import ObservationError, problem, raise_problems
-from xr_daisi.formats.points import refuse_unplaced, to_points, unpacked
+from xr_daisi.formats.points import prepared, refuse_unplaced, to_points
 from xr_daisi.units import is_pressure
 
 __all__ = ["from_ioda", "from_ioda_v1", "is_ioda", "is_ioda_v1", "to_ioda", "to_ioda_v1"]
@@ -257,7 +257,7 @@ def _dates(variable: xr.Variable) -> np.ndarray:
 
 def _groups(obs: xr.Dataset) -> dict[str, xr.Dataset]:
     """Distribute the variables of the labelled form over groups."""
-    obs = unpacked(obs) if LOCATION in obs.dims else to_points(obs, LOCATION)
+    obs = prepared(obs) if LOCATION in obs.dims else to_points(obs, LOCATION)
     dims = {str(d) for v in obs.data_vars.values() for d in v.dims}
     refuse_unplaced(obs, "IODA", dims)
     names = [str(n) for n in obs.data_vars]

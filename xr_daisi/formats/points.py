@@ -7,9 +7,9 @@ import xarray as xr
 
 from xr_daisi.dimensions import LEVEL_NAMES
 from xr_daisi.errors import ObservationError, problem
-from xr_daisi.observation_identity import find_positions, find_time
+from xr_daisi.observation_identity import find_positions, find_time, is_coordinate
 
-__all__ = ["VERTICAL_NAMES", "is_vertical", "refuse_unplaced", "to_points", "unpacked"]
+__all__ = ["VERTICAL_NAMES", "is_vertical", "prepared", "refuse_unplaced", "to_points"]
 
 VERTICAL_NAMES = {
     *("altitude", "height", "depth", "air_pressure"),
@@ -43,7 +43,7 @@ def to_points(obs: xr.Dataset, dim: str = "obs") -> xr.Dataset:
     ObservationError
         Where errors are correlated by a matrix, which has no such form.
     """
-    obs = unpacked(obs)
+    obs = prepared(obs)
     dims = _dims_of_values(obs)
     if dims == (dim,):
         out = obs.copy()
@@ -99,14 +99,23 @@ def is_vertical(coordinate: xr.DataArray) -> bool:
     )
 
 
-def unpacked(obs: xr.Dataset) -> xr.Dataset:
-    """Return valid ranges of data that were packed in a file in the units of the data.
+def prepared(obs: xr.Dataset) -> xr.Dataset:
+    """Set positions, times, identifiers and bounds as coordinates; undo packing of valid ranges.
 
     Parameters
     ----------
     obs : Dataset
-        Observations; not modified.
+        In the labelled form, where data variables may serve as coordinates; not modified.
     """
+    both = ({**v.encoding, **v.attrs} for v in obs.variables.values())
+    bounds = {attrs.get("bounds") for attrs in both}
+    return _unpacked(obs).set_coords(
+        [n for n in obs.data_vars if n in bounds or is_coordinate(obs, str(n))]
+    )
+
+
+def _unpacked(obs: xr.Dataset) -> xr.Dataset:
+    """Give valid ranges of data that were packed in a file in the units of the data."""
     changed = {}
     for name, variable in obs.data_vars.items():
         encoding = variable.encoding
@@ -142,10 +151,14 @@ def refuse_unplaced(obs: xr.Dataset, form: str, dims: set[str]) -> None:
     ObservationError
         Naming positions with nodes, and bounds of the boxes that values are means over.
     """
-    unused = set()
-    if not any("mean" in str(v.attrs.get("cell_methods", "")) for v in obs.data_vars.values()):
-        both = ({**v.encoding, **v.attrs} for v in obs.variables.values())
-        unused = {str(attrs["bounds"]) for attrs in both if "bounds" in attrs}
+    positions = find_positions(obs)
+    methods = [str(v.attrs.get("cell_methods", "")) for v in obs.data_vars.values()]
+    boxes = any("mean" in m and any(n in m for n in ("area", *positions)) for m in methods)
+    unused = {
+        {**v.encoding, **v.attrs}.get("bounds")
+        for n, v in obs.variables.items()
+        if not boxes or n not in positions
+    }
     odd = {
         str(n): v.dims
         for n, v in obs.variables.items()

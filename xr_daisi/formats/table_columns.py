@@ -56,7 +56,15 @@ OPTIONAL = (
     *("standard_name", "footprint", *LIMITS, *FLAGS),
 )
 
-NUMBERS = {"integer", "floating", "mixed-integer", "mixed-integer-float", "decimal", "boolean"}
+NUMBERS = {
+    "integer",
+    "floating",
+    "mixed-integer",
+    "mixed-integer-float",
+    "decimal",
+    "boolean",
+    "timedelta",
+}
 FIRST_YEAR, LAST_YEAR = 1678, 2261
 """What nanoseconds since 1970 reach."""
 
@@ -171,9 +179,10 @@ def dates(column: pd.Series[Any]) -> tuple[NDArray[np.datetime64], list[str]]:
     nothing = np.full(len(column), np.datetime64("NaT"), dtype="datetime64[ns]")
     if not present.any():
         return nothing, []
-    if pd.api.types.infer_dtype(column, skipna=True) in NUMBERS:
+    kind = pd.api.types.infer_dtype(column, skipna=True)
+    if kind.removesuffix("64") in NUMBERS:
         remedy = "table['time'] = pd.to_datetime(table['time'], unit='s'), or format='%Y%m%d'"
-        text = f"numbers such as {column[present].iloc[0]}"
+        text = f"values of type {kind} such as {column[present].iloc[0]}"
         return nothing, [problem("column 'time'", text, "dates", remedy)]
     try:
         when = pd.to_datetime(column, errors="coerce", utc=True, format="ISO8601")

@@ -30,7 +30,7 @@ from xr_daisi.formats.table_columns import (
     numbers,
 )
 from xr_daisi.observation_errors import error_variable
-from xr_daisi.observation_identity import find_positions, find_time, is_coordinate
+from xr_daisi.observation_identity import find_positions, find_time
 from xr_daisi.observation_quality import companions, flag_variable
 from xr_daisi.units import conversion, is_pressure, known_units
 
@@ -175,7 +175,6 @@ def to_table(obs: xr.Dataset) -> pd.DataFrame:
         Where a table has no room for something, such as correlated errors.
     """
     points = to_points(obs)
-    points = points.set_coords([n for n in points.data_vars if is_coordinate(points, str(n))])
     refuse_unplaced(points, "table", {"obs"})
     names = [str(n) for n in points.data_vars]
     extra = {other for name in names for other in companions(points, name)}
@@ -205,8 +204,8 @@ def _coordinate_columns(
     columns: dict[str, Any] = {}
     for label, coordinate in points.coords.items():
         name = renamed.get(str(label), str(label))
-        if name == "obs":
-            continue
+        if name == "obs" or set(coordinate.dims) - {"obs"}:
+            continue  # of these, `refuse_unplaced` has left bounds that nothing depends on
         values, attrs = coordinate.values, _plain(coordinate.attrs)
         if name in columns or name in ("variable", "units", *VALUES):
             text, expected = f"two columns {name!r}", "names of their own"
