@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -82,3 +84,11 @@ def test_messages_of_several_lines_are_one(capsys: pytest.CaptureFixture[str]) -
         "xr-daisi: error: 2 problems: a: found b; c: found d",
         "xr-daisi: warning: first; second",
     ]
+
+
+@pytest.mark.parametrize("module", ["xr_daisi", "xr_daisi.cli"])
+def test_modules_run_as_the_command(module: str) -> None:
+    command = [sys.executable, "-m", module, "info", "nowhere"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "nowhere" in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -160,9 +161,9 @@ def test_nothing_is_lost_on_the_way(to: str) -> None:
             one[name].values if one[name].dtype.kind not in "OU" else one[name].values.astype(str),
         )
     assert other.t2m.attrs["units"] == "K"
-    if to != "table":
-        assert other.t2m.attrs["standard_name"] == "air_temperature"
-        assert other.t2m_quality.attrs["flag_meanings"] == "good suspect"
+    assert other.t2m.attrs["standard_name"] == "air_temperature"
+    assert other.t2m_quality.attrs["flag_meanings"] == "good suspect"
+    assert list(other.t2m_quality.attrs["flag_values"]) == [0, 1]
 
 
 def test_profiles_contiguous_and_stations_of_profiles() -> None:
@@ -290,6 +291,310 @@ def contiguous_series() -> xr.Dataset:
     return contiguous(series())
 
 
+# -- levels, units and attributes ---------------------------------------------------------------
+
+SOUNDED = forecast(levels=True)
+SOUNDING = gaussian_prior(levels=True)
+
+
+def points(**coords: Any) -> xr.Dataset:
+    return xr.Dataset(
+        {
+            "t2m": ("obs", [281.0, 280.0, 279.0], {"units": "K"}),
+            "t2m_error": ("obs", [0.5, 0.6, 0.7], {"units": "K"}),
+        },
+        coords={
+            "lat": ("obs", [51.2, 52.3, 53.1]),
+            "lon": ("obs", [0.3, -1.0, 1.2]),
+            "time": ("obs", TIMES),
+            "station": ("obs", list("abc")),
+            **coords,
+        },
+    )
+
+
+def ways(obs: xr.Dataset, folder: Path, *forms: str) -> dict[str, xr.Dataset]:
+    """Read again what was written, in memory and in files."""
+    out = {}
+    for form in forms:
+        out[form] = read_observations(convert_observations(obs, form))
+        path = folder / f"{form}.{'csv' if form == 'table' else 'nc'}"
+        write_observations(obs, path, form)
+        out[f"{form} file"] = read_observations(path)
+    return out
+
+
+EVERY = ("point", "contiguous", "indexed", "table", "ioda", "ioda-v1")
+
+
+@pytest.mark.parametrize("name", ["level", "plev", "pres"])
+def test_pressures_stay_on_their_level(name: str, tmp_path: Path) -> None:
+    attrs = {"units": "hPa", "standard_name": "air_pressure"}
+    obs = points(**{name: ("obs", [700.0, 850.0, 500.0], attrs)})
+    expected = assimilate(SOUNDED, obs, SOUNDING, **QUICK)
+    assert '"used": 3' in expected.attrs["daisi_observations"]
+    for back in ways(obs, tmp_path, *EVERY).values():
+        found = assimilate(SOUNDED, back, SOUNDING, **QUICK)
+        xr.testing.assert_allclose(found.drop_attrs(), expected.drop_attrs(), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("name", "units"), [("depth", "m"), ("height", "km")])
+def test_depths_and_heights_are_no_pressures(name: str, units: str, tmp_path: Path) -> None:
+    obs = points(**{name: ("obs", [1.0, 2.0, 3.0], {"units": units})})
+    for back in ways(obs, tmp_path, "table").values():
+        scale = 1000 if units == "km" else 1
+        assert back[name].values.tolist() == [scale, 2 * scale, 3 * scale]
+        assert back[name].attrs["units"] == "m"
+        assert "pres" not in back
+
+
+def test_levels_whose_meaning_a_column_would_lose_are_named(tmp_path: Path) -> None:
+    for name, attrs in (("z", {"units": "m"}), ("sigma", {"axis": "Z"}), ("depth", {})):
+        obs = points(**{name: ("obs", [1.0, 2.0, 3.0], attrs)})
+        back = read_observations(convert_observations(obs, "table"))
+        assert back[name].attrs == attrs
+        with pytest.raises(ObservationError, match=f"CSV, {name}"):
+            write_observations(obs, tmp_path / "obs.csv")
+    with pytest.raises(ObservationError, match="pres: found no units"):
+        convert_observations(points(pres=("obs", [1.0, 2.0, 3.0])), "table")
+
+
+def test_errors_in_other_units_than_values(tmp_path: Path) -> None:
+    obs = points()
+    obs["t2m_error"] = (obs.t2m_error * 1000).assign_attrs(units="mK")
+    expected = assimilate(FORECAST, points(), PRIOR, **QUICK).drop_attrs()
+    for back in ways(obs, tmp_path, *EVERY).values():
+        found = assimilate(FORECAST, back, PRIOR, **QUICK).drop_attrs()
+        xr.testing.assert_allclose(found, expected, rtol=1e-9)
+    single = obs.drop_vars("time").assign_coords(time=TIMES[0])
+    written = convert_observations(single, "torch-assimilate")
+    np.testing.assert_allclose(written.covariance, points().t2m_error ** 2)
+
+
+def test_ioda_errors_without_units_have_those_of_the_values() -> None:
+    obs = points().rename(t2m="stationPressure", t2m_error="stationPressure_error")
+    obs.stationPressure.attrs["units"] = "hPa"
+    del obs.stationPressure_error.attrs["units"]
+    back = read_observations(convert_observations(obs, "ioda"))
+    assert back.stationPressure_error.attrs["units"] == "hPa"
+
+
+def test_attributes_that_change_the_analysis_survive(tmp_path: Path) -> None:
+    obs = points()
+    obs.t2m.attrs.update(valid_range=[270.0, 280.5], footprint="25 km")
+    obs["t2m_quality"] = (
+        "obs",
+        np.array([0, 1, 0], np.int8),
+        {"flag_values": np.array([0, 1], np.int8), "flag_meanings": "good suspect"},
+    )
+    obs.t2m.attrs["standard_name"] = "air_temperature"
+    obs = obs.rename(t2m="temp", t2m_error="temp_error", t2m_quality="temp_quality")
+    expected = assimilate(FORECAST, obs, PRIOR, **QUICK)
+    assert "outside its valid range" in expected.attrs["daisi_observations"]
+    assert "quality flag" in expected.attrs["daisi_observations"]
+    for back in ways(obs, tmp_path, *EVERY).values():
+        found = assimilate(FORECAST, back, PRIOR, **QUICK)
+        assert found.attrs["daisi_observations"] == expected.attrs["daisi_observations"]
+        xr.testing.assert_allclose(found.drop_attrs(), expected.drop_attrs(), rtol=1e-12)
+    json.dumps(convert_observations(obs, "table").attrs)  # as Parquet keeps them
+
+
+def test_valid_ranges_of_packed_values(tmp_path: Path) -> None:
+    obs = points()
+    obs.t2m.attrs["valid_range"] = np.array([-2800, -2805], np.int16)
+    obs.t2m.encoding = {"scale_factor": -0.1, "dtype": "int16"}
+    for back in ways(obs, tmp_path, *EVERY).values():
+        counts = assimilate(FORECAST, back, PRIOR, **QUICK).attrs["daisi_observations"]
+        assert '"outside its valid range": 2' in counts
+
+
+def test_padded_profiles_keep_their_levels() -> None:
+    pressure = [[800.0, 700.0, 600.0], [820.0, 510.0, np.nan]]
+    obs = xr.Dataset(
+        {"t2m": (("profile", "level"), [[281.0, 280, 279], [270, 271, np.nan]], {"units": "K"})},
+        coords={
+            "lat": ("profile", [51.0, 52.0]),
+            "lon": ("profile", [0.0, 1.0]),
+            "time": ("profile", TIMES[:2]),
+            "p": (("profile", "level"), pressure, {"units": "hPa", "axis": "Z"}),
+        },
+    )
+    options: dict[str, Any] = {"obs_error": 1.0, **QUICK}
+    expected = assimilate(SOUNDED, obs.rename(level="row"), SOUNDING, **options)
+    assert '"used": 5' in expected.attrs["daisi_observations"]
+    for to in ("point", "table", "ioda", "ioda-v1"):
+        back = read_observations(convert_observations(obs, to))
+        assert "level" not in back.coords
+        found = assimilate(SOUNDED, back, SOUNDING, **options)
+        xr.testing.assert_allclose(found.drop_attrs(), expected.drop_attrs(), rtol=1e-12)
+
+
+def test_numbers_along_a_dimension_are_kept_where_nothing_else_says_where_it_lies() -> None:
+    field = xr.Dataset({"t2m": (("y", "x"), np.zeros((2, 3)))})
+    assert convert_observations(field, "point").x.values.tolist() == [0, 1, 2, 0, 1, 2]
+
+
+LINE = xr.Dataset(
+    {"t2m": ("path", [282.4, 281.0]), "t2m_error": ("path", [0.3, 0.3])},
+    coords={
+        "lat": (("path", "node"), [[51.0, 53.0, 53.0], [51.0, 52.0, np.nan]]),
+        "lon": (("path", "node"), [[-2.0, -2.0, 0.0], [0.0, 1.0, np.nan]]),
+        "time": ("path", TIMES[:2]),
+        "station": ("path", ["a", "b"]),
+    },
+)
+BOX = xr.Dataset(
+    {"t2m": (("lat", "lon"), [[282.0, 283.0], [280.0, 281.0]], {"cell_methods": "area: mean"})},
+    coords={
+        "lat": ("lat", [51.0, 53.0], {"bounds": "lat_bnds"}),
+        "lon": ("lon", [-2.0, 0.0], {"bounds": "lon_bnds"}),
+        "lat_bnds": (("lat", "nv"), [[50.0, 52.0], [52.0, 54.0]]),
+        "lon_bnds": (("lon", "nv"), [[-3.0, -1.0], [-1.0, 1.0]]),
+        "time": TIMES[0],
+    },
+).assign(t2m_error=0.5)
+
+
+@pytest.mark.parametrize("obs", [LINE, BOX, LINE.reset_coords(), BOX.reset_coords()])
+def test_lines_and_boxes_are_kept_or_named(obs: xr.Dataset) -> None:
+    expected = assimilate(FORECAST, obs, PRIOR, **QUICK)
+    back = read_observations(convert_observations(obs, "point"))
+    found = assimilate(FORECAST, back, PRIOR, **QUICK)
+    xr.testing.assert_allclose(found.drop_attrs(), expected.drop_attrs(), rtol=1e-12)
+    names = "lat_bnds.*lon_bnds" if "lat_bnds" in obs else "'lat'.*'lon'"
+    for to in ("table", "ioda", "ioda-v1"):
+        with pytest.raises(ObservationError, match=names):
+            convert_observations(obs, to)
+    if "lat_bnds" in obs:  # nothing depends on them
+        obs = obs.assign(t2m=obs.t2m.variable.copy())
+        obs.t2m.attrs.clear()
+        for to in ("table", "ioda", "ioda-v1"):
+            assert read_observations(convert_observations(obs, to)).t2m.size == 4
+
+
+# -- what is observed, what a coordinate --------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["point", "timeSeries", "profile"])
+def test_pressure_may_be_observed(kind: str) -> None:
+    obs = points().reset_coords().assign_attrs(featureType=kind)
+    obs["ps"] = ("obs", [1e5, 1e5, 1e5], {"units": "Pa", "standard_name": "air_pressure"})
+    assert "ps" in read_observations(obs).coords
+    erring = obs.assign(ps_error=("obs", [100.0] * 3))
+    assert {"ps", "ps_error"} <= set(read_observations(erring).data_vars)
+    ancillary = obs.assign(q=("obs", [0, 0, 0]))
+    ancillary.ps.attrs["ancillary_variables"] = "q"
+    # Levels of a profile are checked, too.
+    assert ("ps" in read_observations(ancillary).data_vars) == (kind != "profile")
+    alone = obs.drop_vars(["t2m", "t2m_error"])
+    assert list(read_observations(alone).data_vars) == ["ps"]
+    stated = obs.assign(ps=obs.ps.assign_attrs(axis="Z"))
+    assert "ps" in read_observations(stated).coords
+
+
+def test_what_a_point_file_does_not_list_as_coordinate_is_observed(tmp_path: Path) -> None:
+    obs = points()
+    obs["ps"] = ("obs", [1e5, 1e5, 1e5], {"units": "Pa", "standard_name": "air_pressure"})
+    for back in ways(obs, tmp_path, "point", "contiguous").values():
+        assert "ps" in back.data_vars
+
+
+# -- tables -------------------------------------------------------------------------------------
+
+
+def test_columns_in_any_case_of_letters() -> None:
+    renamed = table().drop(columns="units").rename(columns=str.title).assign(Units="degC", Pres=7e4)
+    obs = read_observations(renamed)
+    assert obs.t2m.attrs["units"] == "degC"
+    assert "t2m_error" in obs
+    assert obs.pres.attrs["units"] == "Pa"
+    assert "station" in obs.coords
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["2019-03-01T00:00:00Z", "2019-03-01 06:00", "2019-03-01T12:00+00:00"],
+        ["1 March 2019", "2019.03.01 06:00", "2019-03-01 12:00 UTC"],
+        [pd.Timestamp(TIMES[0]), pd.Timestamp(TIMES[1]).to_pydatetime(), TIMES[2]],
+    ],
+)
+def test_times_of_tables(texts: list[Any]) -> None:
+    rows = table().iloc[:3].assign(time=pd.Series(texts, dtype=object))
+    np.testing.assert_array_equal(read_observations(rows).time, TIMES)
+
+
+@pytest.mark.filterwarnings("error")
+def test_dates_of_either_order_and_missing_ones() -> None:
+    rows = table().iloc[:3].assign(time=["25/03/2019", None, ""])
+    expected = np.array(["2019-03-25", "NaT", "NaT"], dtype="datetime64[ns]")
+    np.testing.assert_array_equal(read_observations(rows).time, expected)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[281.0, None, 280], pd.array([281, None, 280], dtype="Int64"), ["281", None, "280.0"]],
+)
+def test_missing_values_of_tables(values: Any) -> None:
+    obs = read_observations(table().iloc[:3].assign(observation=values))
+    np.testing.assert_array_equal(obs.t2m, [281.0, np.nan, 280.0])
+
+
+def test_what_a_table_cannot_hold() -> None:
+    for change, message in (
+        (lambda d: d.drop_vars("time"), "a coordinate for the column 'time'"),
+        (lambda d: d.assign(t2m_qc=("obs", list("abc"))), "t2m_qc: found values of type"),
+        (lambda d: d.assign(note=("obs", list("abc"))), "set_coords"),
+        (lambda d: d.assign_coords(units=("obs", list("abc"))), "two columns 'units'"),
+        (lambda d: d.convert_calendar("noleap", dim="time"), "calendar 'noleap'"),
+    ):
+        obs = points().swap_dims(obs="time") if "calendar" in message else points()
+        with pytest.raises(ObservationError, match=message):
+            convert_observations(change(obs), "table")
+
+
+# -- IODA ---------------------------------------------------------------------------------------
+
+
+def test_ioda_keeps_channels(tmp_path: Path) -> None:
+    obs = xr.Dataset(
+        {"brightnessTemperature": (("Location", "Channel"), np.full((3, 2), 250.0))},
+        coords={
+            "Channel": [4, 7],
+            "latitude": ("Location", [51.0, 52.0, 53.0]),
+            "longitude": ("Location", [0.0, 1.0, 1.0]),
+            "time": ("Location", TIMES),
+        },
+    )
+    for back in ways(obs, tmp_path, "ioda", "ioda-v1").values():
+        assert back.Channel.values.tolist() == [4, 7]
+
+
+def test_ioda_times_missing_or_between_seconds(tmp_path: Path) -> None:
+    odd = TIMES[2] + np.timedelta64(250, "ms")
+    obs = points(time=("obs", [TIMES[0], np.datetime64("NaT"), odd]))
+    for back in ways(obs, tmp_path, "ioda", "ioda-v1").values():
+        np.testing.assert_array_equal(back.time, obs.time)
+
+
+@pytest.mark.parametrize(
+    ("values", "attrs", "seconds"),
+    [
+        (np.array(["2019-03-01T00:00:00Z", "", "NaT"], object), {}, [0, None, None]),
+        ([0.0, 0.5, np.nan], {"units": "hours since 2019-03-01T00:00:00Z"}, [0, 1800, None]),
+        ([0, 1, -99], {"units": "hours since 2019-03-01", "_FillValue": -99}, [0, 3600, None]),
+    ],
+)
+def test_ioda_times_of_several_kinds(values: Any, attrs: dict[str, Any], seconds: Any) -> None:
+    flat = convert_observations(points(), "ioda-v1")
+    flat["datetime@MetaData"] = ("nlocs", values, attrs)
+    expected = [
+        np.datetime64("NaT") if s is None else TIMES[0] + np.timedelta64(s, "s") for s in seconds
+    ]
+    np.testing.assert_array_equal(read_observations(flat).time, np.array(expected))
+
+
 # -- bad input ----------------------------------------------------------------------------------
 
 
@@ -381,6 +686,17 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "text in latitudes": (lambda: table().assign(lat=["51N"] * 9), "values such as '51N'"),
     "text in errors": (lambda: table().assign(error=["big"] * 9), "column 'error'"),
     "dates that are none": (lambda: table().assign(time="soon"), "9 values such as 'soon'"),
+    "seconds": (lambda: table().assign(time=1551398400), r"such as 1551398400.*unit='s'"),
+    "days as numbers": (lambda: table().assign(time=20190301), r"such as 20190301.*format="),
+    "day or month": (lambda: table().assign(time="01/03/2019"), "read in one way"),
+    "times of some day": (lambda: table().assign(time="06:00"), "9 values such as '06:00'"),
+    "durations": (lambda: table().assign(time=pd.Timedelta(1, "h")), "column 'time'"),
+    "two latitudes": (
+        lambda: table().assign(latitude=51.0),
+        r"\['latitude', 'lat'\] for 'lat', expected one of them",
+    ),
+    "two columns of units": (lambda: table().assign(Units="K"), r"\['units', 'Units'\]"),
+    "a column named as a variable": (lambda: table().assign(t2m=1.0), "the name 't2m' for values"),
     "rows without variable": (lambda: table().assign(variable=None), "9 rows without name"),
     "two units of one variable": (
         lambda: table().assign(units=["K", "degC", "K"] * 3),

@@ -19,7 +19,7 @@ LAYERS: tuple[set[str], ...] = (
     {"state", "observations", "operators", "guidance", "sampling", "priors", "training"},
     {"cycling", "analysis", "check", "verification", "plotting", "baselines"},
     {"cli", "cli_check", "accessor", "demo"},
-    {"__init__"},
+    {"__init__", "__main__"},
 )
 HELPERS = 2
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -387,3 +387,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (Terminated, KeyboardInterrupt) as error:
             return stopped(error, as_process=argv is None)
     return status if isinstance(status, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

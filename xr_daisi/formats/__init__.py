@@ -21,7 +21,6 @@ from xr_daisi.formats.discrete_sampling import (
     is_discrete_sampling,
     to_contiguous,
     to_indexed,
-    to_points,
 )
 from xr_daisi.formats.ioda import (
     from_ioda,
@@ -31,7 +30,8 @@ from xr_daisi.formats.ioda import (
     to_ioda,
     to_ioda_v1,
 )
-from xr_daisi.formats.tables import from_table, is_table, to_table
+from xr_daisi.formats.points import to_points
+from xr_daisi.formats.tables import from_table, is_table, to_csv_table, to_table
 from xr_daisi.formats.torch_assimilate import (
     from_torch_assimilate,
     is_torch_assimilate,
@@ -265,6 +265,8 @@ def write_observations(
         expected = f"one of {sorted(TABLES)}" if to == "table" else ".nc or .zarr"
         raise DaisiError(problem(str(target), f"ending {ending!r}", expected, "rename it"))
     converted = obs if to is None else convert_observations(obs, to)
+    if isinstance(converted, pd.DataFrame) and ending == ".csv":
+        converted = to_csv_table(converted)
     if isinstance(converted, xr.Dataset):
         write_file(converted, target, overwrite=overwrite)
         return
@@ -284,7 +286,7 @@ def write_observations(
 
 def _to_parquet(table: pd.DataFrame, temporary: Path, target: Path) -> None:
     try:
-        table.to_parquet(temporary)
+        table.to_parquet(temporary, engine="pyarrow")  # others leave the attributes out
     except ImportError as error:
         found, expected = "no library that writes Parquet", "pyarrow"
         raise DaisiError(

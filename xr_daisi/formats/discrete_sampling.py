@@ -11,14 +11,16 @@ import numpy as np
 import xarray as xr
 
 from xr_daisi.errors import ObservationError, problem, raise_problems
-from xr_daisi.observation_identity import find_identifier, find_positions
+from xr_daisi.formats.points import VERTICAL_NAMES, to_points
+from xr_daisi.observation_errors import error_variable
+from xr_daisi.observation_identity import find_identifier, find_positions, is_coordinate
+from xr_daisi.observation_quality import companions
 
 __all__ = [
     "from_discrete_sampling",
     "is_discrete_sampling",
     "to_contiguous",
     "to_indexed",
-    "to_points",
 ]
 
 FEATURE_TYPES = {
@@ -26,11 +28,8 @@ FEATURE_TYPES = {
 }
 SAMPLE, INSTANCE = "sample_dimension", "instance_dimension"
 
-COORDINATES = {
-    *("latitude", "longitude", "time", "altitude", "height", "depth", "air_pressure"),
-    *("height_above_mean_sea_level", "height_above_geopotential_datum", "surface_altitude"),
-}
-"""Standard names of variables that are coordinates rather than observed."""
+PLACE_AND_TIME = {"latitude", "longitude", "time", "surface_altitude"}
+"""Standard names of variables that are always coordinates."""
 
 
 def is_discrete_sampling(ds: xr.Dataset) -> bool:
@@ -70,6 +69,8 @@ def from_discrete_sampling(ds: xr.Dataset) -> xr.Dataset:
         raise ObservationError(
             problem("featureType", repr(kind), f"one of {sorted(FEATURE_TYPES)}", "correct it")
         )
+    positions = find_positions(ds)
+    listed = len(positions) == 2 and set(positions) <= set(map(str, ds.coords))
     # Of profiles at stations, first the profiles are spread over values, then the stations.
     for _ in range(3):
         counts = [str(n) for n, v in ds.variables.items() if SAMPLE in v.attrs]
@@ -80,16 +81,41 @@ def from_discrete_sampling(ds: xr.Dataset) -> xr.Dataset:
             ds = _indexed(ds, indices[0])
         else:
             break
-    names = [
-        str(n)
-        for n, v in ds.data_vars.items()
-        if v.attrs.get("standard_name") in COORDINATES
-        or v.attrs.get("axis") in ("X", "Y", "Z", "T")
-        or "cf_role" in v.attrs
-    ]
-    ds = ds.set_coords(names)
+    profile = (kind or "").lower().endswith("profile")
+    ds = ds.set_coords(_coordinates_among(ds, profile=profile, listed=listed))
     _check_positions(ds)
     return ds
+
+
+def _coordinates_among(ds: xr.Dataset, *, profile: bool, listed: bool) -> list[str]:
+    """Names of the data variables that are coordinates.
+
+    Height, depth and pressure are so only where nothing says that they were observed: errors or
+    flags of their own; or a file that lists its coordinates, and these not among them. Of a
+    profile, flags say no more than that its levels were checked.
+    """
+    size = max((v.ndim for v in ds.data_vars.values()), default=0)
+    always = [str(n) for n in ds.data_vars if is_coordinate(ds, str(n))]
+    vertical: list[str] = []
+    for label, variable in ds.data_vars.items():
+        name, attrs = str(label), variable.attrs
+        kind = attrs.get("standard_name")
+        if name in always:
+            continue
+        if kind in PLACE_AND_TIME or "cf_role" in attrs:
+            always.append(name)
+        elif attrs.get("axis") in ("X", "Y", "Z", "T") or kind in VERTICAL_NAMES:
+            stated = "axis" in attrs or "positive" in attrs
+            observed = error_variable(ds, name) is not None and not (profile and stated)
+            if not (profile or stated):
+                about = companions(ds, name) or "ancillary_variables" in attrs
+                observed |= bool(about) or (listed and variable.ndim == size)
+            vertical += [] if observed else [name]
+    numeric = {str(n) for n, v in ds.data_vars.items() if v.dtype.kind in "biuf"}
+    about_others = {other for n in numeric for other in companions(ds, n)}
+    if len(vertical) == 1 and not numeric - {*always, *vertical, *about_others}:
+        return always  # nothing else was observed
+    return always + vertical
 
 
 def _check_positions(ds: xr.Dataset) -> None:
@@ -168,58 +194,6 @@ def _spread(ds: xr.Dataset, instance: Hashable, dim: str, number: np.ndarray) ->
 
 
 # -- writing --------------------------------------------------------------------------------------
-
-
-def to_points(obs: xr.Dataset, dim: str = "obs") -> xr.Dataset:
-    """Put all values along one dimension.
-
-    Parameters
-    ----------
-    obs : Dataset
-        In the labelled form; not modified.
-    dim : str
-        Its name.
-
-    Returns
-    -------
-    Dataset
-        With ``featureType`` "point". Missing values stay.
-
-    Raises
-    ------
-    ObservationError
-        Where errors are correlated by a matrix, which has no such form.
-    """
-    dims = _dims_of_values(obs)
-    if dims == (dim,):
-        out = obs.copy()
-    else:
-        numbered = {d: np.arange(obs.sizes[d]) for d in dims if d not in obs.variables}
-        sizes = {d: obs.sizes[d] for d in dims}
-        out = xr.Dataset(attrs=obs.attrs)
-        for name, variable in obs.assign_coords(numbered).variables.items():
-            if not set(map(str, variable.dims)) <= set(dims):
-                continue  # bounds and the like have dimensions of their own
-            values = variable.to_base_variable()
-            if variable.dims:
-                full = values.set_dims(sizes).transpose(*dims)
-                values = xr.Variable((dim,), np.asarray(full.values).reshape(-1), variable.attrs)
-            out[name] = values
-        out = out.set_coords([n for n in out.variables if n in obs.coords or n in numbered])
-    out.attrs = {**obs.attrs, "featureType": "point"}
-    return out
-
-
-def _dims_of_values(obs: xr.Dataset) -> tuple[str, ...]:
-    matrices = [str(n) for n in obs.variables if str(n).endswith(("_covariance", "_correlation"))]
-    if matrices:
-        found = f"matrices of correlated errors ({', '.join(matrices)})"
-        remedy = f"write NetCDF without conversion, or obs.drop_vars({matrices})"
-        raise ObservationError(problem("observations", found, "independent errors", remedy))
-    dims: dict[str, None] = {}
-    for variable in obs.data_vars.values():
-        dims.update(dict.fromkeys(map(str, variable.dims)))
-    return tuple(dims)
 
 
 def to_contiguous(obs: xr.Dataset) -> xr.Dataset:

@@ -14,7 +14,8 @@ import pandas as pd
 import xarray as xr
 
 from xr_daisi.errors import ObservationError, problem, raise_problems
-from xr_daisi.formats.discrete_sampling import to_points
+from xr_daisi.formats.points import prepared, refuse_unplaced, to_points
+from xr_daisi.units import is_pressure
 
 __all__ = ["from_ioda", "from_ioda_v1", "is_ioda", "is_ioda_v1", "to_ioda", "to_ioda_v1"]
 
@@ -73,6 +74,8 @@ QUALITY = {
     ),
 }
 
+SECONDS = {"seconds": 1, "second": 1, "s": 1, "minutes": 60, "hours": 3600, "days": 86400}
+
 MISSING = 1e30
 """Magnitude from which a floating-point number is a fill value of IODA."""
 
@@ -110,7 +113,7 @@ def from_ioda(source: Any) -> xr.Dataset:
     Parameters
     ----------
     source : DataTree or mapping of str to Dataset
-        Groups by name; ``/`` holds the attributes of the file.
+        Groups by name; ``/`` holds the attributes of the file, and the numbers of its channels.
 
     Returns
     -------
@@ -159,8 +162,12 @@ def from_ioda(source: Any) -> xr.Dataset:
             if str(name) in variable.dims:
                 coords.setdefault(str(name), (variable.dims, variable.values, variable.attrs))
                 continue
-            attrs = _attrs(group, str(name), variable.attrs)
+            of_values = values[name].attrs if values is not None and name in values else {}
+            attrs = _attrs(group, str(name), variable.attrs, of_values.get("units"))
             data[f"{name}{ending}"] = (variable.dims, _without_fill(variable), attrs)
+    root = groups.get("/", xr.Dataset())
+    for name, variable in root.variables.items():
+        coords.setdefault(str(name), (variable.dims, variable.values, variable.attrs))
     sizes: dict[str, set[int]] = {}
     for dims, array, _ in [*data.values(), *coords.values()]:
         for dim, size in zip(dims, np.shape(array), strict=True):
@@ -168,7 +175,7 @@ def from_ioda(source: Any) -> xr.Dataset:
     odd = {dim: sorted(found) for dim, found in sizes.items() if len(found) > 1}
     if odd:
         raise ObservationError(problem("IODA file", f"dimensions of several sizes {odd}", "one"))
-    return xr.Dataset(data, coords=coords, attrs=dict(groups.get("/", xr.Dataset()).attrs))
+    return xr.Dataset(data, coords=coords, attrs=dict(root.attrs))
 
 
 def _datasets(source: Any) -> dict[str, xr.Dataset]:
@@ -178,8 +185,11 @@ def _datasets(source: Any) -> dict[str, xr.Dataset]:
     return {str(name).strip("/") or "/": ds for name, ds in source.items()}
 
 
-def _attrs(group: str, name: str, own: Mapping[Any, Any]) -> dict[Any, Any]:
-    """Attributes with the standard name and units of what IODA knows."""
+def _attrs(group: str, name: str, own: Mapping[Any, Any], of_values: str | None) -> dict[Any, Any]:
+    """Attributes with the standard name and units of what IODA knows.
+
+    Errors without units have those of the values.
+    """
     attrs = {k: v for k, v in own.items() if k not in ("_FillValue", "missing_value")}
     standard_name, units = KNOWN.get(name, (None, None))
     if group in ("ObsValue", "DerivedObsValue"):
@@ -187,8 +197,8 @@ def _attrs(group: str, name: str, own: Mapping[Any, Any]) -> dict[Any, Any]:
             attrs["standard_name"] = standard_name
         if units:
             attrs.setdefault("units", units)
-    elif group == "ObsError" and units:
-        attrs.setdefault("units", units)
+    elif group == "ObsError" and (of_values or units):
+        attrs.setdefault("units", of_values or units)
     elif group == "PreQC":
         attrs = {**QUALITY, **attrs}
     return attrs
@@ -214,23 +224,32 @@ def _dates(variable: xr.Variable) -> np.ndarray:
     if values.dtype.kind == "M":
         return values
     if values.dtype.kind in "OSU":
-        texts = [v.decode() if isinstance(v, bytes) else str(v) for v in values.reshape(-1)]
-        dates = pd.to_datetime(pd.Series(texts), errors="coerce", utc=True, format="ISO8601")
-        if dates.isna().any():
-            odd = next(t for t, bad in zip(texts, dates.isna(), strict=True) if bad)
+        texts = pd.Series([v.decode() if isinstance(v, bytes) else str(v) for v in values.flat])
+        missing = texts.str.strip().isin(["", "NaT", "None", "nan"])
+        dates = pd.to_datetime(texts.where(~missing), errors="coerce", utc=True, format="ISO8601")
+        odd = texts[dates.isna() & ~missing]
+        if len(odd):
             expected = "texts such as '2019-03-01T00:00:00Z'"
-            raise ObservationError(problem("dateTime", f"the text {odd!r}", expected))
+            raise ObservationError(problem("dateTime", f"the text {odd.iloc[0]!r}", expected))
         return dates.dt.tz_localize(None).to_numpy(dtype="datetime64[ns]").reshape(values.shape)
     units = str(variable.attrs.get("units", ""))
     unit, _, epoch = units.partition(" since ")
-    steps = {"seconds": "s", "second": "s", "s": "s", "minutes": "m", "hours": "h", "days": "D"}
     start: Any = pd.to_datetime(pd.Series([epoch.strip()]), errors="coerce", utc=True).iloc[0]
-    if pd.isna(start) or unit.strip() not in steps:
+    if pd.isna(start) or unit.strip() not in SECONDS:
         expected = "units such as 'seconds since 1970-01-01T00:00:00Z'"
         raise ObservationError(problem("dateTime", f"units {units!r}", expected))
-    numbers = values.astype("int64").astype(f"timedelta64[{steps[unit.strip()]}]")
+    numbers = _without_fill(variable)
+    step = SECONDS[unit.strip()] * 1_000_000_000
+    if numbers.dtype.kind == "f":  # fractions of hours, or missing
+        known = np.isfinite(numbers)
+        numbers = np.where(known, numbers, 0.0).astype(np.float64)
+        whole = np.floor(numbers)
+        spans = whole.astype("int64") * step + np.rint((numbers - whole) * step).astype("int64")
+        spans = np.where(known, spans, np.iinfo(np.int64).min)  # which is NaT
+    else:
+        spans = numbers.astype("int64") * step
     begin = np.datetime64(start.tz_localize(None), "ns")
-    return np.asarray(begin + numbers.astype("timedelta64[ns]"))
+    return np.asarray(begin + spans.astype("timedelta64[ns]"))
 
 
 # -- writing --------------------------------------------------------------------------------------
@@ -238,8 +257,9 @@ def _dates(variable: xr.Variable) -> np.ndarray:
 
 def _groups(obs: xr.Dataset) -> dict[str, xr.Dataset]:
     """Distribute the variables of the labelled form over groups."""
-    if LOCATION not in obs.dims:
-        obs = to_points(obs, LOCATION)
+    obs = prepared(obs) if LOCATION in obs.dims else to_points(obs, LOCATION)
+    dims = {str(d) for v in obs.data_vars.values() for d in v.dims}
+    refuse_unplaced(obs, "IODA", dims)
     names = [str(n) for n in obs.data_vars]
     unknown = [
         n for n in names if n.endswith(("_use", "_footprint", "_covariance", "_correlation"))
@@ -264,6 +284,8 @@ def _groups(obs: xr.Dataset) -> dict[str, xr.Dataset]:
             root[str(label)] = coordinate.variable
             continue
         key = renamed.get(str(label), str(label))
+        if key == "pressure" and not is_pressure(coordinate.attrs.get("units")):
+            key = str(label)
         groups["MetaData"][key] = coordinate.variable
     out = {group: xr.Dataset(variables) for group, variables in groups.items()}
     return {"/": xr.Dataset(coords=root, attrs=obs.attrs), **out}
@@ -303,8 +325,7 @@ def to_ioda_v1(obs: xr.Dataset) -> xr.Dataset:
             dims = [back.get(str(d), str(d)) for d in variable.dims]
             key = "datetime" if name == "dateTime" else str(name)
             if key == "datetime":
-                texts = np.datetime_as_string(np.asarray(variable.values), unit="s")
-                values = np.char.add(texts, "Z").astype(object)
+                values = _date_texts(np.asarray(variable.values))
                 variables[f"{key}@{group}"] = (dims, values, {})
             else:
                 variables[f"{key}@{group}"] = (dims, variable.values, variable.attrs)
@@ -312,3 +333,15 @@ def to_ioda_v1(obs: xr.Dataset) -> xr.Dataset:
         dims = [back.get(str(d), str(d)) for d in variable.dims]
         variables[f"{name}@MetaData"] = (dims, variable.values, variable.attrs)
     return xr.Dataset(variables, attrs=root.attrs)
+
+
+def _date_texts(times: np.ndarray) -> np.ndarray:
+    """Dates as texts, empty where missing; with fractions of seconds where there are any."""
+    if times.dtype.kind != "M":
+        text = f"times of type {times.dtype}"
+        remedy = "obs = obs.convert_calendar('proleptic_gregorian', use_cftime=False)"
+        raise ObservationError(problem("IODA, time", text, "dates", remedy))
+    whole = times.astype("datetime64[s]")
+    exact = np.isnat(times) | (whole == times)
+    texts = np.datetime_as_string(whole if exact.all() else times)
+    return np.where(np.isnat(times), "", np.char.add(texts, "Z")).astype(object)

@@ -6,6 +6,7 @@ import numpy as np
 import xarray as xr
 
 from xr_daisi.errors import ObservationError, problem, raise_problems
+from xr_daisi.units import conversion
 
 __all__ = ["from_torch_assimilate", "is_torch_assimilate", "to_torch_assimilate"]
 
@@ -133,5 +134,8 @@ def to_torch_assimilate(obs: xr.Dataset, variable: str | None = None) -> xr.Data
         out["covariance"] = ((GRID, OTHER), obs[matrix].transpose(place, ...).values)
     else:
         deviation = obs[error].variable.set_dims({place: obs.sizes[place]}).values
-        out["covariance"] = (GRID, np.square(np.asarray(deviation, dtype=float)))
+        # The covariance has no units of its own.
+        own = obs[error].attrs.get("units"), values.attrs.get("units")
+        factor = conversion(*own, variable=str(error)).factor
+        out["covariance"] = (GRID, np.square(factor * np.asarray(deviation, dtype=float)))
     return out
