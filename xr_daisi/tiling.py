@@ -94,11 +94,11 @@ class Tiling:
         overlaps = _numbers(overlap, dimensions)
         if overlaps is None or min(overlaps) < 0:
             raise SettingsError(problem("overlap", repr(overlap), f"{expected}, at least 0"))
+        remedy = "use a smaller overlap, or larger tiles"
         problems = [
             problem("overlap", f"{o} of a tile of {n}", f"at most half of it, {n // 2}", remedy)
             for n, o in zip(tiles, overlaps, strict=True)
             if 2 * o > n
-            for remedy in ["use a smaller overlap, or larger tiles"]
         ]
         raise_problems(SettingsError, problems)
         return cls(tiles, overlaps)
