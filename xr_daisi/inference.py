@@ -92,13 +92,23 @@ class Inference:
         self.network = network
         self.run: Callable[..., Tensor] = Compiled(network) if compiled else network
         self.device_type = device.type
+        self._views: dict[tuple[bool, ...], Inference] = {}
 
-    def around(self, network: nn.Module) -> Inference:
-        """Return the same around another network, which is as this one is."""
-        other = copy.copy(self)
-        other.network = network
-        other.run = Compiled(network) if isinstance(self.run, Compiled) else network
-        return other
+    def with_periodic(self, periodic: tuple[bool, ...]) -> Inference:
+        """Return the same for other periodic axes, with the same weights.
+
+        There is one for each, so that a compiled one is not compiled again at every time.
+        """
+        if periodic not in self._views:
+            other = copy.copy(self)
+            # only networks that have this method are asked
+            other.network = self.network.with_periodic(periodic)  # type: ignore[operator]
+            if isinstance(self.run, Compiled):
+                other.run = Compiled(other.network)
+            else:
+                other.run = other.network
+            self._views[periodic] = other
+        return self._views[periodic]
 
     def __call__(self, x: Tensor, t: Tensor, **fields: Tensor) -> Tensor:
         """Return the velocity at states ``(batch, channel, *space)`` and times ``(batch,)``.

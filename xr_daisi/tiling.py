@@ -267,9 +267,9 @@ class TiledFlow(Flow):
         inner = _inner(flow.network)
         if hasattr(inner, "with_periodic"):
             wraps = tuple(p and axis.is_whole for p, axis in zip(periodic, axes, strict=True))
-            view = inner.with_periodic(wraps)
             wrapped = flow.network
-            self.tile_network = wrapped.around(view) if isinstance(wrapped, Inference) else view
+            asked = wrapped if isinstance(wrapped, Inference) else inner
+            self.tile_network = asked.with_periodic(wraps)
             if inner.static.numel():
                 self._static = torch.cat(self._cut(inner.static[None]))
 
