@@ -129,7 +129,8 @@ class FlowPrior:
             Normalisation: numbers in the template's units, or Datasets with a value per variable,
             level or grid point, in the units they name, else the template's.
         periodic : sequence of str
-            Periodic space dimensions.
+            Space dimensions that the network takes for periodic. Observations are interpolated
+            round the globe in any case.
         interpolant : str
             Schedule of the network: ``"linear"`` or ``"trig"``.
         name : str
