@@ -271,7 +271,7 @@ def test_every_block_is_read_and_analysed_once(
             write_file(lazy, tmp_path / "a.zarr", overwrite=False)
     assert len(read) == 2 * 3 * 2
     # steps of two evaluations each, both ways, for every block of two members
-    assert calls == [2] * (2 * (4 + 4) * 3 * 2)
+    assert calls == [2] * ((4 + 4) * 3 * 2)
 
 
 # -- bit by bit -------------------------------------------------------------------------------
