@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from xr_daisi import (
     feedback,
     train_prior,
 )
+from xr_daisi.curvilinear import CurvilinearGrid
 from xr_daisi.observation_coordinates import find_coordinates
 from xr_daisi.observations import match_observations
 from xr_daisi.state import StateSpec, spec_from_dataset
@@ -323,3 +325,16 @@ def test_positions_that_disagree_are_an_error(along: str) -> None:
         match_observations(obs, spec, None, obs_error=1.0)
     plan = match_observations(obs.drop_vars(["x", "y"]), spec, None, obs_error=1.0)
     assert set(plan.counts) == {"used"}
+
+
+def test_places_far_from_the_grid_are_found_out_quickly() -> None:
+    """Among points that are all about as far, a search for the nearest would take minutes."""
+    x, y = np.meshgrid(np.linspace(-5, 5, 400), np.linspace(-5, 5, 400))
+    grid = CurvilinearGrid((50 + y + 0.05 * x, 1.5 * x + 0.1 * y))
+    rng = np.random.default_rng(0)
+    places = [rng.uniform(-90, 40, 20_000), rng.uniform(-180, 180, 20_000)]
+    grid.points([np.array([50.0]), np.array([0.0])])  # builds the search tree
+    start = time.perf_counter()
+    assert not grid.points(places).inside.any()
+    assert not grid.points(places, nearest=True).inside.any()
+    assert time.perf_counter() - start < 10.0

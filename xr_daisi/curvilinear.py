@@ -109,44 +109,42 @@ class CurvilinearGrid:
         known = np.isfinite(latitude) & np.isfinite(longitude)
         places = in_space(np.where(known, latitude, 0.0), np.where(known, longitude, 0.0))
         tree, numbers = self._tree
+        # No place in a triangle is further than this from all of its corners. Without a limit the
+        # search for the neighbours of far places, all about as far, takes very long.
+        reach = 2.0 * self._spacing.max(initial=0.0) + 1e-12
+        distance, found = tree.query(places, distance_upper_bound=reach)
+        left = np.flatnonzero(known & np.isfinite(distance))
+        index = np.zeros((1 if nearest else 3, len(places)), dtype=np.int64)
+        index[:, left] = numbers[found[left]]
+        weight = np.zeros(index.shape)
+        weight[0] = 1.0
+        inside = np.zeros(len(places), dtype=bool)
         if nearest:
-            distance, found = tree.query(places)
-            index = numbers[found]
-            inside = known & (distance <= self._spacing[index])
-            return Nodes(index[None].astype(np.int64), np.ones((1, index.size)), inside)
-        parts = [
-            self._in_triangles(places[start : start + AT_ONCE])
-            for start in range(0, max(len(places), 1), AT_ONCE)
-        ]
-        index, weight = (np.concatenate([p[i] for p in parts], axis=1) for i in (0, 1))
-        inside = known & np.concatenate([p[2] for p in parts])
-        # No place in a triangle is further than this from all of its corners.
-        reach = 2.0 * self._spacing.max(initial=0.0)
-        for searched, count in pairwise(CANDIDATES):
-            left = np.flatnonzero(known & ~inside)
-            if not left.size or numbers.size <= searched:
+            inside[left] = distance[left] <= self._spacing[index[0, left]]
+            return Nodes(index, weight, inside)
+        for searched, count in pairwise((0, *CANDIDATES)):
+            if numbers.size <= searched:
                 break
-            left = left[tree.query(places[left])[0] <= reach]
-            for start in range(0, left.size, AT_ONCE * searched // count):
-                part = left[start : start + AT_ONCE * searched // count]
-                index[:, part], weight[:, part], inside[part] = self._in_triangles(
-                    places[part], count
-                )
+            size = AT_ONCE * CANDIDATES[0] // count
+            for part in (left[start : start + size] for start in range(0, left.size, size)):
+                corners, share, within = self._in_triangles(places[part], count)
+                index[:, part[within]], weight[:, part[within]] = corners, share
+                inside[part[within]] = True
+            left = left[~inside[left]]
         return Nodes(index, weight, inside)
 
     def _in_triangles(
-        self, places: NDArray[np.float64], candidates: int = CANDIDATES[0]
+        self, places: NDArray[np.float64], candidates: int
     ) -> tuple[Ints, Floats, Bools]:
-        """Corners and weights (3, n) of the triangle around each place; whether there is one."""
+        """Corners and weights (3, n) of the triangles around places, and which of them have one."""
         tree, numbers = self._tree
         count = min(candidates, numbers.size)
         _, near = tree.query(places, k=count)
         near = numbers[near.reshape(len(places), count)]
         rows, columns = self._places.shape[:2]
         flat = self._places.reshape(-1, 3)
-        index = np.repeat(near[:, :1].T, 3, axis=0).astype(np.int64)
+        index = np.zeros((3, len(places)), dtype=np.int64)
         weight = np.zeros((3, len(places)))
-        weight[0] = 1.0
         inside = np.zeros(len(places), dtype=bool)
         for rank in range(count):
             todo = np.flatnonzero(~inside)
@@ -170,7 +168,7 @@ class CurvilinearGrid:
             index[:, chosen] = corners[pick].T
             weight[:, chosen] = share[pick].T
             inside[chosen] = True
-        return index, weight, inside
+        return index[:, inside], weight[:, inside], inside
 
 
 def _barycentric(
