@@ -69,7 +69,14 @@ def test_analysis_is_the_kalman_answer_for_the_states_together() -> None:
     n = 2 * LAT.size * LON.size
     members = n + 1
     ds = forecast(members=members, times=times)
-    keywords = {**LINEAR, "steps": 40, "noise": 0.0, "t_min": 0.0, "guidance_iterations": 3}
+    keywords = {
+        **LINEAR,
+        "steps": 40,
+        "solver": "heun",
+        "noise": 0.0,
+        "t_min": 0.0,
+        "guidance_iterations": 3,
+    }
     analysis = assimilate(ds, obs, PRIOR, **keywords)
     found = torch.from_numpy(analysis.t2m.transpose("member", "time", ...).values)
     x = (found.reshape(members, n) - MEAN) / STD
