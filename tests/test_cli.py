@@ -192,8 +192,8 @@ def test_dry_run_says_what_would_be_done_and_writes_nothing(
         assert rows["members"] == "3"
         assert rows["times"] == "2, of which 2 with observations"
         assert rows["observations"] == "8 used"
-        # 3 members, 2 times, 2 steps of 2 evaluations each way; no guidance at t = 1
-        assert rows["network evaluations"].startswith("48 forward, 36 backward")
+        # 3 members, 2 times, 2 steps of one evaluation each way
+        assert rows["network evaluations"].startswith("24 forward, 24 backward")
         assert rows["memory"].startswith("about ")
         assert rows["time"].startswith("about ")
         assert err == ""

@@ -173,6 +173,8 @@ def test_a_file_that_the_system_cuts_short(files: Path, tmp_path: Path) -> None:
     large = file_forecast(members=60)
     large.to_netcdf(tmp_path / "forecast.nc")
     (tmp_path / "obs.nc").write_bytes((files / "obs.nc").read_bytes())
+    # a report on what the tests cover would not fit either
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("COV")}
     running = []
     for name in ("a.nc", "a.zarr"):
         (tmp_path / name[2:]).mkdir()
@@ -181,7 +183,9 @@ def test_a_file_that_the_system_cuts_short(files: Path, tmp_path: Path) -> None:
         )
         # 8 blocks of 512 bytes or of 1 kB, as the shell counts
         limited = ["sh", "-c", 'ulimit -f 8; exec "$@"', "sh", COMMAND, *tokens]
-        running.append(subprocess.Popen(limited, stderr=subprocess.PIPE, text=True))
+        running.append(
+            subprocess.Popen(limited, stderr=subprocess.PIPE, text=True, env=environment)
+        )
     for process, folder in zip(running, ("nc", "zarr"), strict=True):
         _, err = process.communicate(timeout=60)
         assert process.returncode == 2
@@ -239,13 +243,13 @@ def test_a_damaged_netcdf_file_is_named(
 def test_an_ensemble_larger_than_the_memory_it_takes(repository: Path, tmp_path: Path) -> None:
     """From Zarr to Zarr in a process of its own, whose peak is its own."""
     script = str(repository / "benchmarks" / "streaming.py")
-    options = ["--gigabytes", "0.65", "--rows", "361", "--json", str(tmp_path / "found.json")]
+    options = ["--gigabytes", "1.0", "--rows", "361", "--json", str(tmp_path / "found.json")]
     subprocess.run(
         [sys.executable, script, *options, "--folder", str(tmp_path)],
         check=True,
         capture_output=True,
     )
     found = json.loads((tmp_path / "found.json").read_text())
-    assert found["dataset_bytes"] > 0.6e9
+    assert found["dataset_bytes"] > 0.95e9
     assert found["peak_bytes"] < found["dataset_bytes"]
     assert found["peak_bytes"] - found["peak_bytes_before"] < 0.5 * found["dataset_bytes"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,6 +58,13 @@ def replacing(target: Path, *, overwrite: bool, remedy: str) -> Iterator[Path]:
                 raise
         else:
             os.replace(temporary, target)
+    except BaseException:
+        # Threads of dask that were writing when another failed go on for a moment, and make the
+        # folders that they need anew.
+        for pause in (0.02, 0.1, 0.4):
+            shutil.rmtree(room, ignore_errors=True)
+            time.sleep(pause)
+        raise
     finally:
         shutil.rmtree(room, ignore_errors=True)
 
