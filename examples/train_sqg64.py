@@ -24,10 +24,12 @@ import xarray as xr
 from xr_daisi.systems.sqg import SQG, to_dataset
 
 
-def simulate(out: Path, *, trajectories: int, spin_up_days: int, days: int, hours: float) -> None:
+def simulate(
+    out: Path, *, trajectories: int, spin_up_days: int, days: int, hours: float, seed: int
+) -> None:
     """Write ``theta(time, member, level, y, x)`` of independent trajectories to a Zarr store."""
     model = SQG()
-    theta = model.advance(model.random_state(trajectories, seed=1000), 24.0 * spin_up_days)
+    theta = model.advance(model.random_state(trajectories, seed=seed), 24.0 * spin_up_days)
     states = int(days * 24 / hours)
     chunk = 50
     times = np.datetime64("2000-01-01", "ns") + np.arange(states) * np.timedelta64(
@@ -79,11 +81,20 @@ def with_symmetries(history: xr.Dataset) -> xr.Dataset:
     return out.assign_coords(member=np.arange(out.sizes["member"]))
 
 
-def train(history: Path, out: Path, *, minutes: float, width: int, checkpoint: Path | None) -> None:
-    """Train and save the prior."""
+def train(
+    history: Path,
+    out: Path,
+    *,
+    minutes: float,
+    width: int,
+    checkpoint: Path | None,
+    init: str | None,
+) -> None:
+    """Train and save the prior; with `init`, go on from another on a history of its own."""
     import xr_daisi
 
     data = with_symmetries(xr.open_zarr(history))
+    trajectories = data.sizes["member"] // 4
     prior = xr_daisi.train_prior(
         data,
         ["theta"],
@@ -98,12 +109,14 @@ def train(history: Path, out: Path, *, minutes: float, width: int, checkpoint: P
         normalization="variable",
         name="sqg64",
         description=(
-            "SQG turbulence, two levels, 64 x 64, states 12 h apart of 16 simulated trajectories "
-            "with the symmetries of the model; trained on a CPU"
+            "SQG turbulence, two levels, 64 x 64, states 12 h apart of "
+            f"{trajectories} simulated trajectories with the symmetries of the model; trained on a "
+            f"CPU{'' if init is None else ', from a prior of other trajectories'}"
         ),
         license="BSD-3-Clause",
         attribution="simulated by xr_daisi.systems.sqg (Tulloch and Smith 2009; Held et al. 1995)",
         checkpoint=checkpoint,
+        init=init,
     )
     prior.save(out, overwrite=True)
 
@@ -147,6 +160,7 @@ def main() -> None:
     one.add_argument("--spin-up-days", type=int, default=100)
     one.add_argument("--days", type=int, default=200)
     one.add_argument("--hours", type=float, default=12.0)
+    one.add_argument("--seed", type=int, default=1000)
     three = commands.add_parser("spin-up")
     three.add_argument("--out", type=Path, required=True)
     three.add_argument("--trajectories", type=int, default=4)
@@ -157,6 +171,7 @@ def main() -> None:
     two.add_argument("--minutes", type=float, default=90.0)
     two.add_argument("--width", type=int, default=40)
     two.add_argument("--checkpoint", type=Path)
+    two.add_argument("--init", help="prior to start from: a file, or a registered name")
     four = commands.add_parser("tune")
     four.add_argument("--prior", type=Path, required=True)
     four.add_argument("--out", type=Path, required=True)

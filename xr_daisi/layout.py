@@ -23,6 +23,7 @@ from xr_daisi.forecast_matching import (
 from xr_daisi.geolocation import different_places, geolocation_of
 from xr_daisi.grid_matching import match_axis
 from xr_daisi.space_chunks import warn_of_space_chunks
+from xr_daisi.stacking import Piece, Stacking
 from xr_daisi.units import IDENTITY, conversion
 
 if TYPE_CHECKING:
@@ -108,31 +109,21 @@ class Layout:
             Where that takes joining chunks along space.
         """
         warn_of_space_chunks(ds, self.names, self.space)
-        parts = []
-        for v, name, index in zip(self.spec.variables, self.names, self.levels, strict=True):
+        take = {d: _as_indexer(o) for d, o in zip(self.space, self.order, strict=True)}
+        arrays, pieces = [], []
+        for name, index in zip(self.names, self.levels, strict=True):
             level = self.dims.level[name]
-            variable = ds[name].variable.astype(self.dtype, copy=False)
-            wanted = [d for d in (self.dims.time, self.dims.member, level, *self.space) if d]
-            missing = {d: ds.sizes[d] for d in wanted if d not in variable.dims}
-            variable = variable.set_dims({**missing, **dict(variable.sizes)}).transpose(*wanted)
-            take = {d: _as_indexer(o) for d, o in zip(self.space, self.order, strict=True)}
-            if level is not None and index is not None:
-                take[level] = _as_indexer(index)
-            data = variable.isel(take).data
-            shape = (self.times, self.members, v.size, *self.spec.space_shape)
-            parts.append(data.reshape(shape))
-        if len(parts) == 1:
-            stacked = parts[0]
-        elif any(hasattr(p, "dask") for p in parts):
-            import dask.array as da
-
-            stacked = da.concatenate([da.asarray(p) for p in parts], axis=2)
-        else:
-            stacked = np.concatenate(parts, axis=2)
-        if hasattr(stacked, "dask"):
-            whole = {axis: -1 for axis in range(2, stacked.ndim)}
-            stacked = stacked.rechunk(whole)
-        return stacked
+            roles = (self.dims.time, self.dims.member, level, *self.space)
+            variable = ds[name].variable
+            present = tuple(d is not None and d in variable.dims for d in roles)
+            dims = [d for d, here in zip(roles, present, strict=True) if here]
+            arrays.append(variable.transpose(*dims).data)
+            levels = slice(None) if level is None or index is None else _as_indexer(index)
+            pieces.append(Piece(present, (levels, *(take[d] for d in self.space))))
+        stacking = Stacking(tuple(pieces), self.dtype)
+        if any(hasattr(array, "dask") for array in arrays):
+            return stacking.lazy(arrays, self.shape)
+        return stacking(*arrays)
 
     def unstack(self, states: Any, ds: xr.Dataset) -> xr.Dataset:
         """Put an array of `shape` back into a copy of `ds`, with its order of everything.

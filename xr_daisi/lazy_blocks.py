@@ -48,46 +48,70 @@ def run_lazy(states: Any, plan: ObservationPlan | None, work: Work) -> Any:
         states = da.from_array(states, chunks=(1, *states.shape[1:]))
     if plan is not None:
         states = states.rechunk({0: whole_windows(states.chunks[0], plan.windows)})
+    times, members = states.chunks[:2]
     # One task holds the prior; the others name it.
-    tasks = len(states.chunks[0]) * len(states.chunks[1])
-    name = f"daisi-prior-{uuid.uuid4().hex}"
-    shared = delayed(published)(SharedWork(work, tasks), dask_key_name=name)
-    blocks = states.to_delayed()
-    space = (0,) * (states.ndim - 2)
+    unique = uuid.uuid4().hex
+    task_count = len(times) * len(members)
+    shared = delayed(published)(SharedWork(work, task_count), dask_key_name=f"daisi-prior-{unique}")
+    # Optimised with the rest, so that nothing is read twice.
+    blocks = states.to_delayed(optimize_graph=False)
+    blocks = blocks.reshape(len(times), len(members))
     # Where the prior does not know them, the first member of the first time shows the holes; else
     # every task finds them in the prior.
     known, holes = work.engine.prior.holes, None
     if known is None:
-        holes = delayed(_holes, pure=False)(shared, blocks[(0, 0, *space)])
+        holes = delayed(_holes, pure=False)(shared, blocks[0, 0])
     check = work.options.background_check is not None
-    with_holes = known is None or known.any()
-    rows = []
-    first_time = 0
-    for i, n_times in enumerate(states.chunks[0]):
-        chosen: Any = None
-        if plan is not None:
-            members = [blocks[(i, j, *space)] for j in range(len(states.chunks[1]))]
-            chosen = []
-            for window in plan.windows:
-                if not first_time <= window[0] < first_time + n_times:
-                    continue
-                batch = plan.lazy_window_batch(window)
-                inside = [time - first_time for time in window]
-                if check or with_holes:
-                    task = delayed(_observations, pure=False)
-                    batch = task(shared, batch, members if check else [], inside, holes)
-                chosen.append((inside, batch))
-        row, first_member = [], 0
-        for j, n_members in enumerate(states.chunks[1]):
-            task = delayed(_task, pure=False)(
-                shared, blocks[(i, j, *space)], chosen, holes, first_time, first_member
-            )
-            shape = (n_times, n_members, *states.shape[2:])
-            row.append(da.from_delayed(task, shape=shape, dtype=states.dtype))
-            first_member += n_members
-        rows.append(da.concatenate(row, axis=1))
-        first_time += n_times
-    return da.concatenate(rows, axis=0)
+    filtered = check or known is None or known.any()
+    rows: list[Any] = []
+    first_times = _starts(times)
+    for first, n_times, row in zip(first_times, times, blocks, strict=True):
+        chosen = []
+        for window in () if plan is None else plan.windows:
+            if not first <= window[0] < first + n_times:
+                continue
+            batch = plan.lazy_window_batch(window) if plan is not None else None
+            inside = [time - first for time in window]
+            if filtered:
+                task = delayed(_observations, pure=False)
+                batch = task(shared, batch, [*row] if check else [], inside, holes)
+            chosen.append((inside, batch))
+        rows.append(None if plan is None else chosen)
+    ndim = states.ndim
+    # One blockwise layer: where nothing else needs the forecast's blocks, dask joins it with those
+    # that read them, and a scheduler gives a task to the worker that is free, not to the one that
+    # happened to read.
+    return da.map_blocks(
+        _task,
+        states,
+        *([_per_time(rows, f"daisi-observations-{unique}", ndim)] if plan is not None else []),
+        name=f"daisi-analysis-{unique}",
+        dtype=states.dtype,
+        chunks=states.chunks,
+        meta=np.empty((0,) * ndim, states.dtype),
+        shared=shared,
+        holes=holes,
+        first_times=first_times,
+        first_members=_starts(members),
+    )
+
+
+def _starts(chunks: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(int(start) for start in np.cumsum((0, *chunks[:-1])))
+
+
+def _per_time(values: Sequence[Any], name: str, ndim: int) -> Any:
+    """Return a dask array whose blocks along the first dimension are the values, of any kind."""
+    import dask.array as da
+    from dask.delayed import delayed
+    from dask.highlevelgraph import HighLevelGraph
+
+    delays = [delayed(value, traverse=True) for value in values]
+    zeros = (0,) * (ndim - 1)
+    layer = {(name, i, *zeros): delay.key for i, delay in enumerate(delays)}
+    graph = HighLevelGraph.from_collections(name, layer, dependencies=delays)
+    chunks = ((1,) * len(delays), *((1,),) * (ndim - 1))
+    return da.Array(graph, name, chunks, dtype=object, meta=np.empty((0,) * ndim, object))
 
 
 def whole_windows(chunks: tuple[int, ...], windows: Sequence[Sequence[int]]) -> tuple[int, ...]:
@@ -102,15 +126,18 @@ def whole_windows(chunks: tuple[int, ...], windows: Sequence[Sequence[int]]) -> 
 
 
 def _task(
-    shared: Shared,
     block: np.ndarray,
-    observations: list[Window] | None,
+    observations: list[Window] | None = None,
+    *,
+    shared: Shared,
     holes: NDArray[np.bool_] | None,
-    first_time: int,
-    first_member: int,
+    first_times: tuple[int, ...],
+    first_members: tuple[int, ...],
+    block_id: tuple[int, ...],
 ) -> np.ndarray:
     work = shared.work
     holes = work.holes(block) if holes is None else holes
+    first_time, first_member = first_times[block_id[0]], first_members[block_id[1]]
     with task_resources(resolve_device(work.engine.device), shared.tasks):
         if observations is None:
             return work.invert(block, holes, first_time, first_member)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from xr_daisi.shared_work import in_process_pool
+from xr_daisi.task_memory import kept_memory
 
 __all__ = ["concurrent_tasks", "device_lock", "task_resources", "torch_threads"]
 
@@ -46,6 +47,7 @@ def task_resources(device: torch.device, tasks: int) -> Iterator[None]:
         if device.type != "cpu":
             stack.enter_context(device_lock(device))
         stack.enter_context(_limited_threads(tasks))
+        stack.enter_context(kept_memory())
         yield
 
 
