@@ -117,7 +117,7 @@ def measure_workers(
                     Client(cluster, set_as_default=False) as client,
                 ):
                     client.compute(small, sync=True)  # pays for imports
-                    seen.append(seconds(lambda: client.compute(lazy, sync=True)))  # noqa: B023
+                    seen.append(seconds(lambda: client.compute(lazy, sync=True)))
             for workers, seen in bare.items():
                 with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
                     list(pool.map(_analyse_members, [1] * workers, [2] * workers))

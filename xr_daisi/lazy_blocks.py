@@ -108,7 +108,7 @@ def _per_time(values: Sequence[Any], name: str, ndim: int) -> Any:
 
     delays = [delayed(value, traverse=True) for value in values]
     zeros = (0,) * (ndim - 1)
-    layer = {(name, i, *zeros): delay.key for i, delay in enumerate(delays)}
+    layer: dict[Any, Any] = {(name, i, *zeros): d.key for i, d in enumerate(delays)}
     graph = HighLevelGraph.from_collections(name, layer, dependencies=delays)
     chunks = ((1,) * len(delays), *((1,),) * (ndim - 1))
     return da.Array(graph, name, chunks, dtype=object, meta=np.empty((0,) * ndim, object))
