@@ -94,7 +94,7 @@ class Stacking:
         for number, (array, piece) in enumerate(zip(arrays, self.pieces, strict=True)):
             names = ("time", "member", *(f"{number}, {i}" for i in range(len(shape) - 2)))
             aligned += [da.asarray(array), _present(names, piece)]
-        lazy = da.core.unify_chunks(*aligned)[1]
+        lazy = da.core.unify_chunks(*aligned, warn=False)[1]
         out = ("time", "member", "channel", *(f"space {i}" for i in range(len(shape) - 3)))
         pairs: list[Any] = []
         for array, piece in zip(lazy, self.pieces, strict=True):
