@@ -55,8 +55,7 @@ def test_stacks(order: Any, lazy: tuple[int, ...]) -> None:
     wanted = by_hand(arrays, order)
     np.testing.assert_array_equal(stack(*arrays), wanted)
     mixed: list[Any] = [
-        da.from_array(array, chunks=2) if i in lazy else array
-        for i, array in enumerate(arrays)
+        da.from_array(array, chunks=2) if i in lazy else array for i, array in enumerate(arrays)
     ]
     found = stack.lazy(mixed, wanted.shape)
     assert found.shape == wanted.shape
