@@ -89,6 +89,7 @@ def train(
     width: int,
     checkpoint: Path | None,
     init: str | None,
+    learning_rate: float,
 ) -> None:
     """Train and save the prior; with `init`, go on from another on a history of its own."""
     import xr_daisi
@@ -117,6 +118,7 @@ def train(
         attribution="simulated by xr_daisi.systems.sqg (Tulloch and Smith 2009; Held et al. 1995)",
         checkpoint=checkpoint,
         init=init,
+        learning_rate=learning_rate,
     )
     prior.save(out, overwrite=True)
 
@@ -171,6 +173,7 @@ def main() -> None:
     two.add_argument("--minutes", type=float, default=90.0)
     two.add_argument("--width", type=int, default=40)
     two.add_argument("--checkpoint", type=Path)
+    two.add_argument("--learning-rate", type=float, default=1e-3)
     two.add_argument("--init", help="prior to start from: a file, or a registered name")
     four = commands.add_parser("tune")
     four.add_argument("--prior", type=Path, required=True)
