@@ -28,7 +28,17 @@ TENSORS_ONLY = {"flow", "networks", "sampling", "guidance", "tiling"}
 LABELLED = {"xarray", "dask", "pandas", "cf_xarray", "distributed"}
 
 # Needed by some commands and functions only, so imported where they are used.
-NOT_AT_IMPORT = {"matplotlib", "scores", "distributed", "cyclopts", "nbformat", "IPython"}
+NOT_AT_IMPORT = {
+    "matplotlib",
+    "scores",
+    "xrft",
+    "numpy_groupies",
+    "cartopy",
+    "distributed",
+    "cyclopts",
+    "nbformat",
+    "IPython",
+}
 
 
 def module_files() -> dict[str, Path]:
