@@ -17,8 +17,18 @@ LAYERS: tuple[set[str], ...] = (
     {"_version", "errors"},
     {"flow", "interpolant", "converters", "networks", "patches"},
     {"state", "observations", "operators", "guidance", "sampling", "priors", "training"},
-    {"cycling", "analysis", "check", "verification", "plotting", "baselines"},
-    {"cli", "cli_check", "accessor", "demo"},
+    {
+        "cycling",
+        "analysis",
+        "check",
+        "verification",
+        "plotting",
+        "score_plots",
+        "skill_plots",
+        "field_plots",
+        "baselines",
+    },
+    {"cli", "cli_check", "accessor", "plot_accessor", "demo"},
     {"__init__", "__main__"},
 )
 HELPERS = 2

@@ -10,6 +10,7 @@ from xr_daisi.errors import problem
 __all__ = ["EXTRAS", "needed"]
 
 EXTRAS = {
+    "cartopy": "plot",
     "matplotlib": "plot",
     "scores": "verify",
     "xrft": "verify",
