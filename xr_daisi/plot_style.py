@@ -43,7 +43,8 @@ def named(
     SettingsError
         For a name given twice, or more ensembles than colours.
     """
-    if compare is not None and not isinstance(compare, Mapping):
+    # A Dataset is a mapping too, of variables.
+    if isinstance(compare, xr.Dataset) or not isinstance(compare or {}, Mapping):
         found = type(compare).__name__
         raise DaisiTypeError(problem("compare", found, "{name: Dataset}"))
     others = dict(compare or {})

@@ -316,7 +316,7 @@ def plot_reliability(
     upper.set_ylabel("observed frequency")
     event = str(out["observed_frequency"].attrs["long_name"])
     upper.set_title(event.removeprefix("observed frequency of "), fontsize=10)
-    upper.legend(fontsize=8, frameon=False, loc="lower right")
+    upper.legend(fontsize=8, framealpha=0.85, edgecolor="none", loc="lower right")
     lower.set_yscale("log")
     lower.set_ylabel("share of points")
     lower.set_xlabel("forecast probability")

@@ -96,6 +96,9 @@ class Pair:
         """Keep the coordinates of dimensions that are left, and put regions first."""
         left = [c for c in out.coords if c not in (*out.dims, "region")]
         out = out.drop_vars(left)
+        if "region" in out.dims:  # some versions of xarray lose the attributes on the way
+            named = ("region", out["region"].values, {"long_name": "region"})
+            out = out.assign_coords(region=named)
         first = [d for d in ("region", *self.kept) if d in out.dims]
         return out.transpose(*first, ...)
 
