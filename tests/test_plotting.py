@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 import xr_daisi
 from xr_daisi.errors import DaisiTypeError, SettingsError, StateError
+from xr_daisi.field_plots import _middle
 from xr_daisi.plot_accessor import DaisiPlots
 from xr_daisi.plotting import (
     plot_analysis,
@@ -488,6 +489,14 @@ def test_maps(monkeypatch: pytest.MonkeyPatch) -> None:
         plot_map(plane, "q")
     with pytest.raises(DaisiTypeError, match="fields: found DataArray"):
         plot_map(plane.t)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "middle"),
+    [(0, 355, 180), (-180, 175, 0), (-180, 180, 0), (-12, 12, 0), (350, 370, 360), (170, 190, 180)],
+)
+def test_middle_of_a_map(first: float, last: float, middle: float) -> None:
+    assert _middle(np.linspace(first, last, 9)) == middle
 
 
 def test_increment_maps(monkeypatch: pytest.MonkeyPatch) -> None:

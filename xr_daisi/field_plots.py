@@ -145,11 +145,7 @@ def _maps(
     options: dict[str, Any] = {}
     if geographic:
         crs = needed("cartopy.crs")
-        middle = (
-            180.0
-            if float(field[x].max()) > 180.0 + 1e-6 and float(np.ptp(field[x])) > 180.0
-            else 0.0
-        )
+        middle = _middle(field[x].to_numpy())
         options["subplot_kw"] = {"projection": projection or crs.PlateCarree(middle)}
     figure: Figure = needed("matplotlib.figure").Figure(
         figsize=(5.2 * len(panels) + 0.3, _height(field, x, y)), layout="constrained"
@@ -162,7 +158,9 @@ def _maps(
         if geographic:
             style["transform"] = needed("cartopy.crs").PlateCarree()
         shown = np.ma.masked_invalid(values.to_numpy())
-        image = axis.pcolormesh(values[x], values[y], shown, shading="nearest", **style)
+        image = axis.pcolormesh(
+            values[x].to_numpy(), values[y].to_numpy(), shown, shading="nearest", **style
+        )
         figure.colorbar(image, ax=axis, shrink=0.85, extend="both", label=written(units))
         axis.set_title(text, fontsize=10)
         if geographic:
@@ -176,6 +174,14 @@ def _maps(
     if title:
         figure.suptitle(title, fontsize=11)
     return figure
+
+
+def _middle(longitudes: Any) -> float:
+    """Longitude in the middle of a map: of a region its own, of a globe 0 or 180 degrees."""
+    low, high = float(np.nanmin(longitudes)), float(np.nanmax(longitudes))
+    if high - low > 180.0:
+        return 180.0 if high > 181.0 else 0.0
+    return round(0.5 * (low + high), 6)
 
 
 def _prepared(field: xr.DataArray, name: str) -> tuple[xr.DataArray, str, str]:

@@ -43,8 +43,9 @@ def named(
     SettingsError
         For a name given twice, or more ensembles than colours.
     """
+    given: Any = compare or {}
     # A Dataset is a mapping too, of variables.
-    if isinstance(compare, xr.Dataset) or not isinstance(compare or {}, Mapping):
+    if isinstance(given, xr.Dataset) or not isinstance(given, Mapping):
         found = type(compare).__name__
         raise DaisiTypeError(problem("compare", found, "{name: Dataset}"))
     others = dict(compare or {})
