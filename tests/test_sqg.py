@@ -303,7 +303,7 @@ def test_spectrum_of_surface_temperature(repository: Path) -> None:
 
     with np.load(repository / "xr_daisi" / "data" / "sqg64-states.npz") as shipped:
         theta = torch.from_numpy(shipped["theta"])
-    states = torch.stack(list(SQG().trajectory(theta, hours=24.0, states=30)))
+    states = torch.stack(list(SQG().trajectory(theta, hours=24.0, states=20)))
     ds = to_dataset(states, dims=("time", "member"))
     spectrum = power_spectrum(ds).mean(["time", "level"])
     number = spectrum.wavenumber * 20_000.0  # waves around the domain

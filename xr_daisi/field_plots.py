@@ -148,7 +148,11 @@ def _maps(
         middle = _middle(field[x].to_numpy())
         options["subplot_kw"] = {"projection": projection or crs.PlateCarree(middle)}
     figure: Figure = needed("matplotlib.figure").Figure(
-        figsize=(5.2 * len(panels) + 0.3, _height(field, x, y)), layout="constrained"
+        figsize=(
+            5.2 * len(panels) + 0.3,
+            _height(field, x, y, 1.0 if geographic else _aspect(field, x, y)),
+        ),
+        layout="constrained",
     )
     axes = np.atleast_1d(figure.subplots(1, len(panels), **options))
     for axis, (text, _, limits, cmap, units), (values, _, _) in zip(
@@ -234,10 +238,10 @@ def _aspect(field: xr.DataArray, x: str, y: str) -> float:
     return 1.0
 
 
-def _height(field: xr.DataArray, x: str, y: str) -> float:
+def _height(field: xr.DataArray, x: str, y: str, aspect: float) -> float:
     """Height of a figure, inches, in which a map of that shape leaves little white."""
     wide, tall = (float(np.ptp(field[c].to_numpy().astype(float))) or 1.0 for c in (x, y))
-    return 4.0 * float(np.clip(tall / wide * _aspect(field, x, y), 0.45, 1.5)) + 0.9
+    return 4.0 * float(np.clip(tall / wide * aspect, 0.45, 1.5)) + 0.9
 
 
 def _geography(axis: Axes, coastlines: bool) -> None:

@@ -289,6 +289,7 @@ def plot_reliability(
         None, (4.8, 6.0), 2, 1, sharex=True, height_ratios=[3.2, 1.0]
     )
     upper.plot([0.0, 1.0], [0.0, 1.0], color=TRUTH, linewidth=1.0, label="reliable")
+    least = 1.0
     for number, (key, (ds, color)) in enumerate(every.items()):
         out = _one_region(reliability(ds, truth, variable, **options).compute())
         probability = out["forecast_probability"].to_numpy()
@@ -305,6 +306,7 @@ def plot_reliability(
         style: dict[str, Any] = {"color": color, "markersize": 4.5, "label": text}
         upper.plot(probability[there], frequency[there], "o-", **style)
         share = count / max(total, 1)
+        least = min(least, float(share[there].min()) if there.any() else 1.0)
         where = out["bin"].to_numpy()
         lower.plot(where, share, "o-", color=color, markersize=3.5)
     for axis in (upper, lower):
@@ -318,6 +320,8 @@ def plot_reliability(
     upper.set_title(event.removeprefix("observed frequency of "), fontsize=10)
     upper.legend(fontsize=8, framealpha=0.85, edgecolor="none", loc="lower right")
     lower.set_yscale("log")
+    lower.set_ylim(10.0 ** np.floor(np.log10(min(least, 0.1))), 1.0)
+    lower.yaxis.set_minor_formatter(needed("matplotlib.ticker").NullFormatter())
     lower.set_ylabel("share of points")
     lower.set_xlabel("forecast probability")
     return figure
