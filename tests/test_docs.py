@@ -64,3 +64,16 @@ def test_examples_of_the_page_on_scaling_run() -> None:
         if not not_run:
             exec(code, namespace)
     assert "result" in namespace
+
+
+def test_examples_of_the_page_on_verification_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """All of them, and every score and picture that the page's table names is used."""
+    text = (ROOT / "docs" / "verification.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    assert len(blocks) > 7
+    namespace: dict[str, object] = {"__name__": "page"}
+    for number, block in enumerate(blocks):
+        exec(compile(block, f"block {number} of verification.md", "exec"), namespace)
+    for name in xr_daisi.verification.__all__:
+        assert name in text or name in ("overall_scores",), name
+    assert "dB" in capsys.readouterr().out

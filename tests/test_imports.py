@@ -17,8 +17,18 @@ LAYERS: tuple[set[str], ...] = (
     {"_version", "errors"},
     {"flow", "interpolant", "converters", "networks", "patches"},
     {"state", "observations", "operators", "guidance", "sampling", "priors", "training"},
-    {"cycling", "analysis", "check", "verification", "plotting", "baselines"},
-    {"cli", "cli_check", "accessor", "demo"},
+    {
+        "cycling",
+        "analysis",
+        "check",
+        "verification",
+        "plotting",
+        "score_plots",
+        "skill_plots",
+        "field_plots",
+        "baselines",
+    },
+    {"cli", "cli_check", "accessor", "plot_accessor", "demo"},
     {"__init__", "__main__"},
 )
 HELPERS = 2
@@ -28,7 +38,17 @@ TENSORS_ONLY = {"flow", "networks", "sampling", "guidance", "tiling"}
 LABELLED = {"xarray", "dask", "pandas", "cf_xarray", "distributed"}
 
 # Needed by some commands and functions only, so imported where they are used.
-NOT_AT_IMPORT = {"matplotlib", "scores", "distributed", "cyclopts", "nbformat", "IPython"}
+NOT_AT_IMPORT = {
+    "matplotlib",
+    "scores",
+    "xrft",
+    "numpy_groupies",
+    "cartopy",
+    "distributed",
+    "cyclopts",
+    "nbformat",
+    "IPython",
+}
 
 
 def module_files() -> dict[str, Path]:

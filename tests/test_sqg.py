@@ -291,6 +291,31 @@ def test_figures_of_the_published_set_up(repository: Path) -> None:
     assert persistence == pytest.approx(4.1, rel=0.12)
 
 
+@pytest.mark.slow
+def test_spectrum_of_surface_temperature(repository: Path) -> None:
+    """Temperature variance at the surface falls as k^(-5/3) in the inertial range of its cascade.
+
+    Blumen (1978), https://doi.org/10.1175/1520-0469(1978)035<0774:UPVFPI>2.0.CO;2, derives the
+    slope; Held et al. (1995), sect. 4, discuss it. Wavenumbers 8 to 20 lie between the jet's
+    eddies (below 6) and hyperdiffusion. Measured: -1.74; -1.70 for 8 to 16; -1.63 for 12 to 24.
+    """
+    from xr_daisi.verification import power_spectrum
+
+    with np.load(repository / "xr_daisi" / "data" / "sqg64-states.npz") as shipped:
+        theta = torch.from_numpy(shipped["theta"])
+    states = torch.stack(list(SQG().trajectory(theta, hours=24.0, states=20)))
+    ds = to_dataset(states, dims=("time", "member"))
+    spectrum = power_spectrum(ds).mean(["time", "level"])
+    number = spectrum.wavenumber * 20_000.0  # waves around the domain
+    inside = ((number > 7.5) & (number < 20.5)).values
+    slope = np.polyfit(np.log(number[inside]), np.log(spectrum[inside]), 1)[0]
+    assert slope == pytest.approx(-5 / 3, abs=0.2)
+    # all of the variance: Parseval
+    total = power_spectrum(ds, corners=True).sum("wavenumber") * spectrum.wavenumber[0]
+    expected = ds.theta.var(["y", "x"]).mean("member")
+    np.testing.assert_allclose(total, expected, rtol=1e-4)
+
+
 # -- symmetries that the training of the shipped prior uses ---------------------------------------
 
 

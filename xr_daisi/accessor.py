@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
 from xr_daisi.analysis import assimilate
 from xr_daisi.check import check
+from xr_daisi.delegation import method_of
 from xr_daisi.feedback import feedback
 from xr_daisi.latent import invert, sample
 from xr_daisi.withholding import withhold
 
+if TYPE_CHECKING:
+    from xr_daisi.plot_accessor import DaisiPlots
+
 __all__ = ["DaisiAccessor"]
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def _method(
-    function: Callable[Concatenate[xr.Dataset, P], R],
-) -> Callable[Concatenate[DaisiAccessor, P], R]:
-    """Make a method that hands the Dataset to a function, with its signature and docstring."""
-
-    @functools.wraps(function)
-    def method(self: DaisiAccessor, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return function(self._obj, *args, **kwargs)
-
-    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
-    signature = inspect.signature(function)
-    rest = list(signature.parameters.values())[1:]
-    method.__signature__ = signature.replace(parameters=[own, *rest])  # type: ignore[attr-defined]
-    return method
 
 
 @xr.register_dataset_accessor("daisi")
@@ -45,11 +27,18 @@ class DaisiAccessor:
         self._obj = obj
 
     def __repr__(self) -> str:
-        return "<xr_daisi accessor: assimilate, invert, sample, feedback, check, withhold>"
+        return "<xr_daisi accessor: assimilate, invert, sample, feedback, check, withhold, plot>"
 
-    assimilate: Any = _method(assimilate)
-    invert = _method(invert)
-    sample = _method(sample)
-    feedback = _method(feedback)
-    check = _method(check)
-    withhold = _method(withhold)
+    assimilate: Any = method_of(assimilate)
+    invert = method_of(invert)
+    sample = method_of(sample)
+    feedback = method_of(feedback)
+    check = method_of(check)
+    withhold = method_of(withhold)
+
+    @property
+    def plot(self) -> DaisiPlots:
+        """Pictures: ``analysis.daisi.plot.rank_histogram(truth)`` and others."""
+        from xr_daisi.plot_accessor import DaisiPlots
+
+        return DaisiPlots(self._obj)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from xr_daisi.coordinate_values import read_coordinate
 from xr_daisi.errors import DaisiTypeError, StateError, problem
+from xr_daisi.keyed_numbers import bits, hashed, normal, uniform
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -263,15 +264,15 @@ def with_value_statistics(feedback: xr.Dataset, *, seed: int = 0) -> xr.Dataset:
 
 def _ranks(pair: Compared, keys: Keys, seed: int) -> NDArray[np.float32]:
     """Ranks by departures alone, so that directions are ranked by the shorter way round."""
-    start = _hashed(keys ^ _hashed(np.full(1, seed, dtype=np.uint64))).reshape(keys.shape)
+    start = hashed(keys ^ hashed(np.full(1, seed, dtype=np.uint64))).reshape(keys.shape)
     below = np.zeros(pair.o_minus_b.shape)
     ties = np.zeros(pair.o_minus_b.shape)
     for number, member in enumerate(pair.background):
-        noise = pair.error * _normal(start, number + 1)
+        noise = pair.error * normal(start, number + 1)
         above = pair.o_minus_b - member - noise
         below += above > 0
         ties += above == 0
-    rank = below + np.floor(_uniform(_hashed(start)) * (ties + 1.0))
+    rank = below + np.floor(uniform(hashed(start)) * (ties + 1.0))
     unknown = np.isnan(pair.o_minus_b + pair.error + pair.background.sum(axis=0))
     return np.where(unknown, np.nan, rank).astype(np.float32)
 
@@ -281,7 +282,7 @@ def _keys(feedback: xr.Dataset, pair: Compared) -> Keys:
     sizes = {d: feedback.sizes[d] for d in pair.dims}
     key = np.full(tuple(sizes.values()), zlib.crc32(pair.name.encode()), dtype=np.uint64)
     parts = {
-        str(name): xr.Variable(c.dims, _bits(read_coordinate(c)))
+        str(name): xr.Variable(c.dims, bits(read_coordinate(c)))
         for name, c in feedback.coords.items()
         if c.ndim and set(c.dims) <= set(pair.dims)
     }
@@ -290,39 +291,5 @@ def _keys(feedback: xr.Dataset, pair: Compared) -> Keys:
         parts[dim] = xr.Variable((dim,), np.arange(sizes[dim], dtype=np.uint64))
     for name in sorted(parts):
         spread = parts[name].set_dims(sizes).transpose(*pair.dims)
-        key = _hashed(key ^ spread.values)
-    return _hashed(key ^ _bits(feedback[pair.name].to_numpy()))
-
-
-def _bits(values: NDArray[Any]) -> Keys:
-    kind = values.dtype.kind
-    if kind in "mM":
-        return values.astype("int64").astype(np.uint64)
-    if kind in "fiub":
-        bits = np.ascontiguousarray(values.astype(np.float64) + 0.0).view(np.uint64)
-        return bits.reshape(values.shape)  # a scalar is one again
-    texts, number = np.unique(values.astype(np.str_), return_inverse=True)
-    codes = np.asarray([zlib.crc32(text.encode()) for text in texts.tolist()], dtype=np.uint64)
-    return codes[number].reshape(values.shape)
-
-
-def _hashed(keys: Keys) -> Keys:
-    """Scramble 64 bits; neighbouring numbers give unrelated ones (Steele et al. 2014)."""
-    with np.errstate(over="ignore"):  # of a scalar numpy would warn
-        mixed = keys + np.uint64(0x9E3779B97F4A7C15)
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    scrambled: Keys = mixed ^ (mixed >> np.uint64(31))
-    return scrambled
-
-
-def _uniform(keys: Keys) -> Floats:
-    return ((keys >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
-
-
-def _normal(keys: Keys, number: int) -> Floats:
-    """Draw standard normal numbers by Box and Muller's transform of two uniform ones."""
-    first = _hashed(keys + np.uint64(2 * number))
-    second = _hashed(keys + np.uint64(2 * number + 1))
-    radius = np.sqrt(-2.0 * np.log(_uniform(first)))
-    return np.asarray(radius * np.cos(2.0 * np.pi * _uniform(second)))
+        key = hashed(key ^ spread.values)
+    return hashed(key ^ bits(feedback[pair.name].to_numpy()))

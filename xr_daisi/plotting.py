@@ -1,6 +1,7 @@
 """Pictures of an analysis: truth, observations, forecast and analysis side by side; of feedback.
 
-Needs matplotlib: install ``xr_daisi[plot]``.
+Pictures of scores and maps are in modules of their own and are listed here. Needs matplotlib, and
+for scores the verification packages: install ``xr_daisi[plot,verify]``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ import numpy as np
 from xr_daisi.dimensions import axis_kind, find_dimensions
 from xr_daisi.errors import StateError, problem
 from xr_daisi.feedback_plots import plot_feedback
+from xr_daisi.field_plots import plot_increments, plot_map
+from xr_daisi.score_plots import plot_rank_histogram, plot_spectrum
+from xr_daisi.skill_plots import plot_reliability, plot_scores, plot_spread_skill
 from xr_daisi.units import conversion
 
 if TYPE_CHECKING:
@@ -19,7 +23,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["plot_analysis", "plot_feedback"]
+__all__ = [
+    "plot_analysis",
+    "plot_feedback",
+    "plot_increments",
+    "plot_map",
+    "plot_rank_histogram",
+    "plot_reliability",
+    "plot_scores",
+    "plot_spectrum",
+    "plot_spread_skill",
+]
 
 
 def plot_analysis(

@@ -1,34 +1,61 @@
-"""Scores of an ensemble against a truth: RMSE, fair CRPS and the spread-skill ratio.
+"""Scores of an ensemble against a truth.
 
-RMSE and CRPS are those of the package `scores`; install ``xr_daisi[verify]``.
+`ensemble_scores` gives RMSE, fair CRPS and the spread-skill ratio by variable, level, region and
+time; beside it are rank histograms, spectra, reliability, the energy score and increments. The
+CRPS and the Brier score are those of the package `scores`, Fourier transforms those of `xrft`:
+install ``xr_daisi[verify]``.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import xarray as xr
 
-from xr_daisi.dimensions import Dimensions, find_dimensions
-from xr_daisi.errors import DaisiTypeError, StateError, problem
-from xr_daisi.units import conversion
+from xr_daisi.optional_packages import needed
+from xr_daisi.verification_fields import energy_score, increments
+from xr_daisi.verification_pairs import By, Regions, find_pair, over_variables, with_units
+from xr_daisi.verification_probabilities import reliability, spread_skill
+from xr_daisi.verification_ranks import observation_rank_histogram, rank_histogram
+from xr_daisi.verification_spectra import log_spectral_distance, power_spectrum
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    import xarray as xr
-
-__all__ = ["ensemble_scores", "overall_scores", "score_table"]
+__all__ = [
+    "energy_score",
+    "ensemble_scores",
+    "increments",
+    "log_spectral_distance",
+    "observation_rank_histogram",
+    "overall_scores",
+    "power_spectrum",
+    "rank_histogram",
+    "reliability",
+    "score_table",
+    "spread_skill",
+]
 
 LONG_NAMES = {
     "rmse": "root mean square error of the ensemble mean",
     "crps": "fair continuous ranked probability score",
     "ssr": "spread-skill ratio",
 }
+MORE_NAMES = {
+    "bias": "mean of the ensemble mean minus the truth",
+    "spread": "root mean variance of the members",
+}
 
 
 def ensemble_scores(
-    ensemble: xr.Dataset, truth: xr.Dataset, variable: str | None = None
+    ensemble: xr.Dataset,
+    truth: xr.Dataset,
+    variable: str | Sequence[str] | None = None,
+    *,
+    by: By = "time",
+    regions: Regions = None,
+    weights: str | xr.DataArray | None = None,
 ) -> xr.Dataset:
     """Score an ensemble at every time.
 
@@ -39,15 +66,26 @@ def ensemble_scores(
     truth : xarray.Dataset
         The same fields without members, on the same coordinates; NaN where nothing is to be
         scored.
-    variable : str, optional
-        Which one; the first that both have when None.
+    variable : str or sequence of str, optional
+        Which one; the first that both have when None. Several are put along a dimension
+        ``variable``, with a coordinate ``units``.
+    by : str or sequence of str, optional
+        Dimensions that the scores keep: ``"time"``, ``"level"``, both, or any of the fields' own,
+        such as ``"latitude"``. All others are pooled; nothing is kept with ``()``.
+    regions : mapping, optional
+        Name to box ``{coordinate: slice(first, last)}`` (longitudes eastward from first to last)
+        or to a boolean mask; scores then have a dimension ``region``.
+    weights : "area" or xarray.DataArray, optional
+        Weights of the points: the cosine of latitude, or numbers on dimensions of the fields.
+        Every point counts once when None.
 
     Returns
     -------
     xarray.Dataset
         ``rmse`` of the ensemble mean and fair ``crps`` in the truth's units, and ``ssr``, the
-        spread-skill ratio ``sqrt((M + 1) / M * mean variance / mean squared error)`` (1 is
-        calibrated), pooled over all points and levels; on time where there is one.
+        spread-skill ratio ``sqrt((M + 1) / M * mean variance / mean squared error)`` of M members
+        (1 is calibrated). Also ``bias`` of the ensemble mean, and ``spread``, the root mean
+        variance (ddof 1) without the factor. Lazy where the input is.
 
     Raises
     ------
@@ -55,93 +93,64 @@ def ensemble_scores(
         Without common variable or members, or on different dimensions or coordinates.
     UnitsError
         For units that do not convert.
+    SettingsError
+        For dimensions to keep, regions or weights that do not fit the fields.
     DaisiTypeError
         If one of the two is no Dataset.
+    ImportError
+        Without the extra ``verify``.
 
     References
     ----------
-    Ferro (2014), https://doi.org/10.1002/qj.2270, for the fair CRPS.
+    Ferro (2014), https://doi.org/10.1002/qj.2270, for the fair CRPS. Fortin, Abaza, Anctil and
+    Turcotte (2014), https://doi.org/10.1175/JHM-D-14-0008.1, for the factor of the ratio.
+
+    Examples
+    --------
+    >>> import numpy as np, xarray as xr
+    >>> rng = np.random.default_rng(0)
+    >>> grid = {"latitude": np.linspace(-80, 80, 9), "x": np.arange(200)}
+    >>> values = rng.normal(size=(20, 9, 200))
+    >>> states = xr.Dataset({"t": (("member", *grid), values, {"units": "K"})}, grid)
+    >>> truth, ensemble = states.isel(member=0), states.isel(member=slice(1, None))
+    >>> boxes = {"tropics": {"latitude": slice(-20, 20)}, "south": {"latitude": slice(None, -20)}}
+    >>> scores = ensemble_scores(ensemble, truth, regions=boxes, weights="area")
+    >>> scores.ssr.dims, scores.ssr.round(1).values.tolist()
+    (('region',), [1.0, 1.0])
     """
-    from scores.continuous import rmse
-    from scores.probability import crps_for_ensemble
+    crps_for_ensemble = needed("scores.probability").crps_for_ensemble
 
-    name = _variable(ensemble, truth, variable)
-    dims = find_dimensions(ensemble, [name], what="ensemble")
-    reference = truth[name]
-    change = conversion(
-        ensemble[name].attrs.get("units"), reference.attrs.get("units"), variable=name
-    )
-    members = ensemble[name] * change.factor + change.offset
-    member = _check_pair(members, reference, dims)
-    if members.chunks is not None:
-        members = members.chunk({member: -1})  # which the CRPS needs
-    count = members.sizes[member]
-    kept = [dims.time] if dims.time else []
-    mean = members.mean(member, skipna=False)
-    squared = (mean - reference) ** 2
-    variance = members.var(member, ddof=1, skipna=False).where(squared.notnull())
-    points = [d for d in mean.dims if d not in kept]
-    ratio = (count + 1) / count * variance.mean(points) / squared.mean(points)
-    import xarray as xr
-
-    out = xr.Dataset(
-        {
-            "rmse": rmse(mean, reference, preserve_dims=kept or None),
-            "crps": crps_for_ensemble(
-                # A point where a member is missing is not scored, here as above.
-                members.where(squared.notnull()),
-                reference,
-                ensemble_member_dim=member,
-                method="fair",
-                preserve_dims=kept or None,
-            ),
-            "ssr": np.sqrt(ratio),
+    def calculate(name: str | None) -> xr.Dataset:
+        pair = find_pair(ensemble, truth, name, by=by, regions=regions, weights=weights)
+        member, members, reference = pair.member, pair.members, pair.truth
+        if members.chunks is not None:
+            members = members.chunk({member: -1})  # which the CRPS needs
+        mean = members.mean(member, skipna=False)
+        error = mean - reference
+        # A point where a member is missing is not scored.
+        variance = members.var(member, ddof=1, skipna=False).where(error.notnull())
+        crps = crps_for_ensemble(
+            members.where(error.notnull()),
+            reference,
+            ensemble_member_dim=member,
+            method="fair",
+            preserve_dims="all",
+        )
+        squared, square_spread = pair.mean(error**2), pair.mean(variance)
+        ratio = (pair.size + 1) / pair.size * square_spread / squared
+        data = {
+            "rmse": squared**0.5,
+            "crps": pair.mean(crps),
+            "ssr": ratio**0.5,
+            "bias": pair.mean(error),
+            "spread": square_spread**0.5,
         }
-    )
-    units = reference.attrs.get("units")
-    for key, text in LONG_NAMES.items():
-        out[key].attrs = {"long_name": text}
-        if key == "ssr" or units:
-            out[key].attrs["units"] = "1" if key == "ssr" else units
-    return out.drop_vars([c for c in out.coords if c not in kept])
+        names = {**LONG_NAMES, **MORE_NAMES}
+        units: dict[str, Any] = {key: pair.units for key in names} | {"ssr": "1"}
+        labelled = {key: with_units(v, names[key], units[key]) for key, v in data.items()}
+        return pair.finished(xr.Dataset(labelled))
 
-
-def _variable(ensemble: xr.Dataset, truth: xr.Dataset, variable: str | None) -> str:
-    for ds, what in ((ensemble, "ensemble"), (truth, "truth")):
-        if not hasattr(ds, "data_vars"):
-            raise DaisiTypeError(problem(what, type(ds).__name__, "an xarray.Dataset"))
-    common = [str(v) for v in ensemble.data_vars if v in truth.data_vars]
-    if variable is None and common:
-        return common[0]
-    if variable is None or variable not in common:
-        both = [", ".join(map(str, ds.data_vars)) or "none" for ds in (ensemble, truth)]
-        expected = "a variable of both" if variable is None else f"{variable!r} in both"
-        found = f"variables {both[0]} in the ensemble, {both[1]} in the truth"
-        raise StateError(problem("scores", found, expected, "rename one of them"))
-    return variable
-
-
-def _check_pair(members: xr.DataArray, reference: xr.DataArray, dims: Dimensions) -> str:
-    """Return the member dimension, if the two can be compared."""
-    import xarray as xr
-
-    if dims.member is None or members.sizes[dims.member] < 2:
-        found = f"dimensions {dict(members.sizes)}"
-        raise StateError(problem("ensemble", found, "at least two members"))
-    expected = [d for d in members.dims if d != dims.member]
-    if set(reference.dims) != set(expected):
-        found = f"dimensions {tuple(reference.dims)}"
-        remedy = "select the same times and levels of both"
-        raise StateError(problem("truth", found, f"{tuple(expected)}, as the ensemble", remedy))
-    try:
-        xr.align(members, reference, join="exact", copy=False)
-    except ValueError as error:
-        first = str(error).splitlines()[0]
-        remedy = "select the same points of both"
-        raise StateError(
-            problem("truth", f"other coordinates ({first})", "those of the ensemble", remedy)
-        ) from error
-    return dims.member
+    return over_variables(variable, calculate)
 
 
 def overall_scores(scores: xr.Dataset, *, pooled: bool = False) -> dict[str, float]:
