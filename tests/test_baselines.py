@@ -421,3 +421,100 @@ def test_renoising_is_the_closed_form() -> None:
     spread = (1 - t) * np.sqrt(np.diag(gain @ gain.T))
     assert np.abs((found.mean(0) - MEAN) / STD - expected).max() < 0.15
     np.testing.assert_allclose(found.std(0) / STD, spread, rtol=0.15)
+
+
+def static_covariance(deviation: float, radius: float) -> np.ndarray:
+    """B of one variable on the grid of the tests, by great-circle distance."""
+    lat, lon = (np.deg2rad(a.ravel()) for a in np.meshgrid(LAT, LON, indexing="ij"))
+    half = np.sin((lat[:, None] - lat) / 2) ** 2
+    half = half + np.cos(lat[:, None]) * np.cos(lat) * np.sin((lon[:, None] - lon) / 2) ** 2
+    distance = 2 * EARTH_RADIUS * np.arcsin(np.sqrt(half))
+    covariance: np.ndarray = deviation**2 * gaspari_cohn(distance, radius)
+    return covariance
+
+
+OI: dict[str, Any] = {"method": "oi", "localization": 300.0, **EXACT}
+
+
+@pytest.mark.parametrize("deviation", [None, 3.0])
+def test_optimal_interpolation_is_kalmans_formula(deviation: float | None) -> None:
+    found = assimilate(FORECAST, OBS, **OI, background_error=deviation)
+    h, before, after = interpolation(OBS), members(FORECAST), members(found)
+    spread = float(np.sqrt(before.var(axis=0, ddof=1).mean()))
+    b = static_covariance(deviation or spread, 300.0)
+    values, errors = (OBS[n].values[0] for n in ("t2m", "t2m_error"))
+    gain = b @ h.T @ np.linalg.inv(h @ b @ h.T + np.diag(errors**2))
+    mean = before.mean(0) + gain @ (values - h @ before.mean(0))
+    np.testing.assert_allclose(after.mean(0), mean, atol=1e-8)
+    # Each member has observations of its own, whose mean is that of the observations.
+    away = np.linalg.lstsq(gain, (after - before).T, rcond=None)[0].T + before @ h.T - values
+    np.testing.assert_allclose(away.mean(0), 0.0, atol=1e-8)
+    assert 0.2 < away.std() / errors[0] < 2.0
+
+
+def test_optimal_interpolation_of_one_member() -> None:
+    one = FORECAST.isel(member=[0], time=[0])
+    with pytest.raises(SettingsError, match="background_error"):
+        assimilate(one, OBS, **OI)
+    found = assimilate(one, OBS, gaussian_prior(), **OI)  # the prior's deviation
+    xr.testing.assert_allclose(found.t2m, assimilate(one, OBS, **OI, background_error=STD).t2m)
+    found = assimilate(one, OBS, **OI, background_error={"t2m": 4.0})
+    assert json.loads(found.daisi_settings)["background_error"] == {"t2m": 4.0}
+    with pytest.raises(SettingsError, match="one for each of t2m"):
+        assimilate(one, OBS, **OI, background_error={"q": 4.0})
+
+
+def test_optimal_interpolation_with_functions_and_averages() -> None:
+    """A linear function is linearised to the interpolation it is; averages are averages."""
+    keywords = {**OI, "background_error": 3.0}
+    plain = assimilate(FORECAST, OBS, **keywords)
+    function = assimilate(FORECAST, OBS, **keywords, operator={"t2m": lambda s: 1.0 * s["t2m"]})
+    xr.testing.assert_allclose(plain, function, atol=1e-9)
+    # With the error of the average, all observations at one place are one.
+    obs = OBS.isel(station=[0, 0])
+    obs["t2m"] = obs.t2m + xr.DataArray([-1.0, 1.0], dims="station")
+    obs.t2m.attrs["units"] = "K"
+    with pytest.warns(xr_daisi.RepeatedObservationsWarning):
+        averaged = assimilate(FORECAST, obs, **keywords, thin="1 km")
+    one = OBS.isel(station=[0])
+    one["t2m_error"] = one.t2m_error / 2**0.5
+    single = assimilate(FORECAST, one, **keywords)
+    xr.testing.assert_allclose(averaged.mean("member"), single.mean("member"), atol=1e-8)
+
+
+def test_optimal_interpolation_reaches_other_levels_only_if_told() -> None:
+    state = columns((850.0, 500.0))
+    obs = xr.Dataset(
+        {"t": ("obs", [290.0])},
+        {"y": ("obs", [1.0]), "x": ("obs", [1.0]), "level": ("obs", [850.0], {"units": "hPa"})},
+    )
+    keywords = {**OI, "localization": 3.0, "obs_error": 1.0}
+    alone = assimilate(state, obs, **keywords)
+    assert (alone.t.sel(level=500.0) == state.t.sel(level=500.0)).all()
+    assert (alone.ps == state.ps).all()
+    both = assimilate(state, obs, **keywords, vertical_localization=700.0)
+    added, below = ((both - state).t.sel(level=k, y=1, x=1).mean() for k in (500.0, 850.0))
+    s = [float(state.t.sel(level=k).var("member").mean() ** 0.5) for k in (500.0, 850.0)]
+    assert float(added / below) == pytest.approx(5 / 24 * s[0] / s[1])
+
+
+def test_score_filter_draws_members_to_the_observations() -> None:
+    found = assimilate(FORECAST, OBS, method="ensf", steps=50, **EXACT)
+    feedback = FORECAST.daisi.feedback(OBS, found)
+    before, after = (abs(feedback[n]).mean() for n in ("t2m_o_minus_b", "t2m_o_minus_a"))
+    assert float(after) < 0.5 * float(before)
+    assert float(found.t2m.std("member").mean()) < float(FORECAST.t2m.std("member").mean())
+    wide = assimilate(FORECAST, OBS, method="ensf", steps=50, relaxation=1.0, **EXACT)
+    xr.testing.assert_allclose(wide.t2m.std("member"), FORECAST.t2m.std("member"))
+    other = assimilate(FORECAST, OBS, method="ensf", steps=50, seed=1, **EXACT)
+    assert not other.equals(found)
+    with pytest.raises(SettingsError, match="steps"):
+        assimilate(FORECAST, OBS, method="ensf", steps=(10, 10))
+
+
+def test_score_filter_leaves_what_members_agree_on() -> None:
+    state = FORECAST.copy(deep=True)
+    state.t2m[..., 2] = 280.0
+    found = assimilate(state, OBS, method="ensf", steps=10, **EXACT)
+    assert (found.t2m[..., 2] == 280.0).all()
+    assert np.isfinite(found.t2m).all()

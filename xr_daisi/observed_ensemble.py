@@ -17,7 +17,7 @@ from xr_daisi.interpolation import LevelKey
 from xr_daisi.observation_batch import ObservationBatch
 from xr_daisi.plane import PlaneAxes
 
-__all__ = ["ObservedEnsemble", "observe_ensemble", "places_of", "symmetric_whitening"]
+__all__ = ["ObservedEnsemble", "errors_of", "observe_ensemble", "places_of", "times_error_root"]
 
 Floats = NDArray[np.float64]
 
@@ -70,7 +70,7 @@ def observe_ensemble(
     check_observed(observed, time)
     residual = tensors.residual(observed)
     mean = residual.mean(dim=0, keepdim=True)
-    whitened = symmetric_whitening(torch.cat([mean, mean - residual]), batch)
+    whitened = times_error_root(torch.cat([mean, mean - residual]), batch, inverse=True)
     return ObservedEnsemble(whitened[0].to(dtype), whitened[1:].to(dtype))
 
 
@@ -82,8 +82,8 @@ def errors_of(batch: ObservationBatch) -> tuple[Floats, Sequence[CovarianceBlock
     return errors, blocks
 
 
-def symmetric_whitening(v: Tensor, batch: ObservationBatch) -> Tensor:
-    """Multiply by the symmetric root of R^-1.
+def times_error_root(v: Tensor, batch: ObservationBatch, *, inverse: bool) -> Tensor:
+    """Multiply by a root of R, or of its inverse, that is symmetric but for the deviations.
 
     Unlike a Cholesky factor it keeps each value with its observation, so that a taper of distance
     can be applied afterwards.
@@ -91,25 +91,29 @@ def symmetric_whitening(v: Tensor, batch: ObservationBatch) -> Tensor:
     Parameters
     ----------
     v : Tensor, shape (k, n)
-        Rows in the observations' units.
+        Rows in the observations' units, or without units for the root of R.
     batch : ObservationBatch
         With the errors.
+    inverse : bool
+        Whether of R^-1.
 
     Returns
     -------
     Tensor, shape (k, n)
-        Without units.
+        Without units, or in the observations'.
     """
     errors, blocks = errors_of(batch)
-    out = v / torch.from_numpy(errors).to(v)
+    deviations = torch.from_numpy(errors).to(v)
+    out = v / deviations if inverse else v.clone()
     for block in blocks:
         if block.places.size > 1:
             places = torch.from_numpy(block.places).to(v.device)
             values, vectors = torch.linalg.eigh(torch.from_numpy(block.correlation).to(v))
             floor = torch.finfo(v.dtype).eps * values[-1] * len(values)
-            root = (vectors * values.clamp(min=float(floor)).rsqrt()) @ vectors.mT
+            roots = values.clamp(min=float(floor)).sqrt()
+            root = (vectors * (1.0 / roots if inverse else roots)) @ vectors.mT
             out[:, places] = out[:, places] @ root
-    return out
+    return out if inverse else out * deviations
 
 
 def places_of(batch: ObservationBatch, axes: PlaneAxes) -> tuple[Floats, dict[LevelKey, Floats]]:
