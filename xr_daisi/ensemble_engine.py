@@ -169,7 +169,9 @@ class EnsembleEngine:
         noise = NoiseSource(self.seed, time, range(len(states)))
         normalization = of_trajectory(self.normalization, self.prior.spec.channels, states.shape[1])
         if self.method == "oi":
-            return states + self._interpolated(states, observations, noise, time)
+            added = self._interpolated(states, observations, noise, time)
+            moved: np.ndarray = states + added
+            return moved
         if self.method == "ensf":
             return self._filtered(states, observations, noise, normalization, time)
         device = resolve_device(self.device)
@@ -240,9 +242,8 @@ class EnsembleEngine:
         count = departures.shape[1]
         if len(states) > 1:
             e = noise.draw("oi, observations", 0, (count,), dtype=torch.float64, device="cpu")
-            departures = departures + times_error_root(
-                e - e.mean(dim=0), observations, inverse=False
-            )
+            e = e - e.mean(dim=0)
+            departures = departures + times_error_root(e, observations, inverse=False)
         root = times_error_root(torch.eye(count).double(), observations, inverse=False)
         places, radius = self._places
         times = states.shape[1] // spec.channels
@@ -259,11 +260,12 @@ class EnsembleEngine:
         return increments.reshape(states.shape)
 
     def _background_error(self, states: np.ndarray, times: int) -> np.ndarray:
-        """Standard deviations of the forecast's errors, broadcastable to (channel, point)."""
+        """Return deviations of the forecast's errors, broadcastable to (channel, point)."""
         spec, given = self.prior.spec, self.settings.background_error
         if given is None and len(states) > 1:
             variance = states.var(axis=0, ddof=1).reshape(states.shape[1], -1)
-            return np.sqrt(variance.mean(axis=1, keepdims=True))
+            rms: np.ndarray = np.sqrt(variance.mean(axis=1, keepdims=True))
+            return rms
         if given is None:
             normalization = self.normalization
             if isinstance(self.prior, ForecastState) or any(normalization.transforms):

@@ -70,9 +70,10 @@ def _derivative(batch: ObservationBatch, state: np.ndarray) -> Any:
     for first in range(0, len(batch), step):
         chosen = range(first, min(first + step, len(batch)))
         gradients = [
-            torch.autograd.grad(observed[i], x, retain_graph=True, allow_unused=True)[0]
+            torch.autograd.grad(
+                observed[i], x, retain_graph=True, allow_unused=True, materialize_grads=True
+            )[0]
             for i in chosen
         ]
-        dense = [np.zeros(state.size) if g is None else g.numpy().ravel() for g in gradients]
-        rows.append(sparse.csr_array(np.stack(dense)))
+        rows.append(sparse.csr_array(torch.stack(gradients).reshape(len(chosen), -1).numpy()))
     return sparse.vstack(rows)

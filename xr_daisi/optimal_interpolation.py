@@ -1,10 +1,11 @@
 r"""Optimal interpolation: Kalman's formula with a covariance that is given, not estimated.
 
 The covariance of the forecast's errors is ``B = D C D``: standard deviations D, and correlations C
-that are Gaspari and Cohn's function of distance, times one of the levels' distance within a variable;
-different variables are not correlated. With R that of the observations and H linearised at the
-ensemble mean, each member x becomes ``x + B H' (H B H' + R)^-1 (y + e - H(x))``; the perturbations e
-of the observations, drawn from R, give the analysis its spread. Their mean over the members is zero.
+that are Gaspari and Cohn's function of distance, times one of the levels' distance within a
+variable; different variables are not correlated. With R that of the observations and H linearised
+at the ensemble mean, each member x becomes ``x + B H' (H B H' + R)^-1 (y + e - H(x))``. The
+perturbations e of the observations, drawn from R with mean zero over the members, give the analysis
+its spread.
 
 References
 ----------
@@ -64,7 +65,7 @@ def channel_correlations(
             away = np.abs(levels[:, None] - levels[None, :])
             own = spec.channel_slice(v.name)
             out[own, own] = gaspari_cohn(away, zero[v.levels])
-    stacked: Floats = np.kron(np.eye(times), out)
+    stacked: Floats = np.kron(np.eye(times), out).astype(np.float64)
     return stacked
 
 

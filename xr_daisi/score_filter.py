@@ -6,8 +6,8 @@ Pseudo-time s runs from 0, the forecast, to 1, noise: ``z_s = a x + b n`` with `
     ``S(z, s) = sum_j w_j (a x_j - z) / b^2``, ``w_j ~ exp(-|z - a x_j|^2 / (2 b^2))``,
 
 without any training. The posterior's score is taken to be ``S + (1 - s) grad log p(y | z)``: the
-likelihood is damped towards the noise, where it has no meaning. New members come from noise by Euler
-steps of the reverse stochastic equation. This is not exact, even for a Gaussian: the damped
+likelihood is damped towards the noise, where it has no meaning. New members come from noise by
+Euler steps of the reverse stochastic equation. This is not exact, even for a Gaussian: the damped
 likelihood is not the score of the noised posterior.
 
 The step with the likelihood is taken implicitly, where H is linear: an explicit one is unstable as

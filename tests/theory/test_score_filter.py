@@ -18,7 +18,7 @@ def standard(count: int, size: int = 1, seed: int = 0) -> Tensor:
     return (x - x.mean(0)) / x.std(0)
 
 
-def filtered(members: Tensor, y: float, error: float, steps: int = 100) -> Tensor:
+def filtered(members: Tensor, y: float, error: float, steps: int = 60) -> Tensor:
     def draw(stage: str, step: int) -> Tensor:
         generator = torch.Generator().manual_seed(step + 1000 * len(stage))
         return torch.randn(members.shape, generator=generator, dtype=torch.float64)
@@ -27,7 +27,7 @@ def filtered(members: Tensor, y: float, error: float, steps: int = 100) -> Tenso
 
 
 def test_score_of_many_members_is_that_of_the_gaussian() -> None:
-    members, z = standard(20_000), torch.linspace(-1.5, 1.5, 7, dtype=torch.float64)[:, None]
+    members, z = standard(5000), torch.linspace(-1.5, 1.5, 7, dtype=torch.float64)[:, None]
     for s in (0.2, 0.5, 1.0):
         a = 1.0 - s * (1.0 - LEAST_ALPHA)
         expected = -z / (a**2 + s)
@@ -54,22 +54,22 @@ def test_step_of_the_likelihood_is_implicit() -> None:
 @pytest.mark.parametrize(("y", "error"), [(0.0, 1.0), (1.5, 1.0), (1.5, 3.0), (1.5, 0.5)])
 def test_posterior_of_a_gaussian_is_approximated(y: float, error: float) -> None:
     """The damped likelihood is not exact: the mean is within 15 %, the spread somewhat small."""
-    found = filtered(standard(1500), y, error)
+    found = filtered(standard(600), y, error)
     gain = 1.0 / (1.0 + error**2)
-    assert float(found.mean()) == pytest.approx(gain * y, abs=0.15 * gain * y + 0.06)
+    assert float(found.mean()) == pytest.approx(gain * y, abs=0.15 * gain * y + 0.1)
     assert 0.7 < float(found.std()) / math.sqrt(1.0 - gain) < 1.1
 
 
 def test_without_information_the_forecast_is_sampled() -> None:
-    members = standard(1500)
+    members = standard(600)
     found = filtered(members, 5.0, 1e6)
-    assert abs(float(found.mean())) < 0.1
-    assert float(found.std()) == pytest.approx(1.0, abs=0.08)
+    assert abs(float(found.mean())) < 0.15
+    assert float(found.std()) == pytest.approx(1.0, abs=0.1)
 
 
 def test_moments_are_those_of_the_recursion() -> None:
     """With a Gaussian score all steps are affine, so mean and variance follow exactly."""
-    y, error, steps = 1.5, 0.7, 60
+    y, error, steps = 1.5, 0.7, 40
     mean, variance, dt = 0.0, 1.0, 1.0 / steps
     for k in range(steps):
         s = 1.0 - k * dt
@@ -82,6 +82,6 @@ def test_moments_are_those_of_the_recursion() -> None:
         mean = factor * mean + pull * (y - factor * mean)
         variance = ((1.0 - pull) * factor) ** 2 * variance
         variance += dt * diffusion if k + 1 < steps else 0.0
-    found = filtered(standard(4000), y, error, steps)
-    assert float(found.mean()) == pytest.approx(mean, abs=0.05)
-    assert float(found.std()) == pytest.approx(variance**0.5, rel=0.06)
+    found = filtered(standard(1000), y, error, steps)
+    assert float(found.mean()) == pytest.approx(mean, abs=0.07)
+    assert float(found.std()) == pytest.approx(variance**0.5, rel=0.1)
