@@ -138,6 +138,15 @@ def test_chunks_do_not_matter(method: str, raise_if_computes: Any) -> None:
     unchanged(FORECAST, before)
 
 
+def test_work_travels_to_other_processes() -> None:
+    """Round trip of what a task is given, by pickle as a scheduler does it."""
+    import cloudpickle
+
+    lazy = assimilate(FORECAST.chunk(time=1), OBS, **LOCAL)
+    graph = cloudpickle.loads(cloudpickle.dumps(lazy))
+    xr.testing.assert_equal(graph.compute(scheduler="synchronous"), lazy.compute())
+
+
 def test_every_block_is_read_once() -> None:
     reads: list[Any] = []
 
@@ -268,6 +277,24 @@ def test_holes_stay_holes() -> None:
     found = assimilate(state, OBS, **LOCAL)
     xr.testing.assert_equal(found.t2m.isnull(), state.t2m.isnull())
     assert not found.t2m.equals(state.t2m)
+
+
+def test_holes_hold_means_for_functions_of_whole_fields() -> None:
+    """A logarithm of a neighbour is finite although that is a hole."""
+    land = xr.DataArray(np.eye(5, 6, dtype=bool), dims=("latitude", "longitude"))
+    state = FORECAST.where(~land)
+    seen: list[float] = []
+
+    def neighbour(fields: Any) -> torch.Tensor:
+        seen.append(float(fields["t2m"].min()))
+        return torch.log(fields["t2m"].roll(1, dims=-1))
+
+    operator = {"t2m": xr_daisi.on_grid(neighbour)}
+    obs = OBS.assign(t2m=(OBS.t2m * 0 + 5.6).drop_attrs()).drop_vars("t2m_error")
+    keywords = {**LOCAL, "obs_error": 0.1, "operator": operator, "background_check": 5.0}
+    found = assimilate(state, obs, **keywords)
+    assert min(seen) > 200.0
+    xr.testing.assert_equal(found.t2m.isnull(), state.t2m.isnull())
 
 
 def test_states_that_observations_lie_between() -> None:

@@ -559,12 +559,9 @@ def test_methods_that_need_no_prior(
         run(capsys, "assimilate", *paths, *oi, "--overwrite", "--device", "cpu")
         keywords = {"localization": 300, "background_error": 2.0, "device": "cpu"}
         same_values(paths[2], background.daisi.assimilate(obs, method="oi", **keywords))
-    for wrong in (
-        ["t2m=x"],
-        ["2", "--background-error", "3"],
-        ["t2m=1", "--background-error", "2"],
-    ):
-        options = [*oi[:-2], "--background-error", *wrong, "--overwrite"]
+    for wrong in (["t2m=x"], ["2", "3"], ["t2m=1", "2"]):
+        named = [text for value in wrong for text in ("--background-error", value)]
+        options = [*oi[:-2], *named, "--overwrite"]
         _, err = run(capsys, "assimilate", *paths, *options, status=2)
         assert "--background-error: found" in err
     _, err = run(capsys, "assimilate", *paths, *letkf, "--t-min", "0.2", "--overwrite", status=2)

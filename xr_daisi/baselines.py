@@ -115,7 +115,8 @@ def engine_for(
         else:
             known = given_prior(prior)
         number, precision = whole_number("seed", seed), str(dtype).removeprefix("torch.")
-        return EnsembleEngine(known, settings, method, number, str(device), precision)
+        engine = EnsembleEngine(known, settings, method, number, str(device), precision)
+        return engine.checked()
     chosen = choose_prior(forecast, prior)
     rest = {name: given.pop(name, None) for name in ("tile", "overlap")}
     batch, compiled = given.pop("batch", "auto"), given.pop("compile", False)

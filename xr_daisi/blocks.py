@@ -15,7 +15,8 @@ from xr_daisi.block_checks import check_block, forecast_holes
 from xr_daisi.circular import next_to, periods_of
 from xr_daisi.engine import FAR, Engine
 from xr_daisi.errors import DivergenceError, NoObservationsWarning, problem
-from xr_daisi.holes import fill_holes, holes_of
+from xr_daisi.forecast_state import ForecastState
+from xr_daisi.holes import fill_holes, fill_with_means, holes_of
 from xr_daisi.observation_extremes import farthest, refuse_extremes
 from xr_daisi.observation_holes import outside_holes
 from xr_daisi.observation_options import ObservationOptions
@@ -65,8 +66,13 @@ class Work:
         return converted
 
     def filled(self, states: np.ndarray) -> np.ndarray:
-        """Convert ``(..., channel, *space)`` to the prior's units, with its mean in holes."""
+        """Convert ``(..., channel, *space)`` to the prior's units, with its mean in holes.
+
+        Without a prior the mean of each channel stands there.
+        """
         converted = self.physical(states)
+        if isinstance(self.engine.prior, ForecastState):
+            return fill_with_means(converted, len(self.layout.spec.shape))
         normalization = self.engine.prior.normalization
         mean = normalization.denormalize(np.zeros(self.layout.spec.shape))
         first = converted[(0,) * (converted.ndim - mean.ndim)]

@@ -39,6 +39,8 @@ PYTHON_FORMS = (
     (r"\bprior\.on_grid\(forecast\)", "--on-grid"),
 )
 OPTIONS = (
+    *("background_error", "inflation", "localization", "method", "relaxation_method"),
+    *("relaxation", "vertical_localization"),
     *("background_check", "batch_size", "batch", "bounds", "checkpoint", "corrector_steps"),
     *("device", "error_correlation", "error_inflation", "footprint", "interpolation", "quality"),
     *(

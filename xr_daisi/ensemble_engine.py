@@ -24,7 +24,7 @@ from xr_daisi.ensemble_settings import EnsembleSettings
 from xr_daisi.errors import SettingsError, StateError, problem, raise_problems
 from xr_daisi.forecast_state import ForecastState
 from xr_daisi.guidance_observations import check_observed
-from xr_daisi.holes import fill_holes, holes_of
+from xr_daisi.holes import fill_holes, fill_with_means, holes_of
 from xr_daisi.linearised import linearised
 from xr_daisi.localization import Places, level_groups, local_weights
 from xr_daisi.noise import NoiseSource
@@ -79,7 +79,15 @@ class EnsembleEngine:
         resolve_dtype(self.dtype)
         if not self.device.startswith("cuda"):  # workers may have GPUs where we have none
             resolve_device(self.device)
-        # Lengths and names are checked now rather than in a task.
+
+    def checked(self) -> EnsembleEngine:
+        """Return it, if lengths and names fit the state: now rather than in a task.
+
+        Raises
+        ------
+        SettingsError
+            Naming what does not.
+        """
         s, spec = self.settings, self.prior.spec
         problems = []
         if self.method in ("letkf", "oi") and s.localization is None:
@@ -94,7 +102,9 @@ class EnsembleEngine:
             problems.append(problem("background_error", found, expected))
         raise_problems(SettingsError, problems)
         s.level_radius(spec)
-        _ = self._places
+        if s.localization is not None:
+            s.radius(self._places[0].axes)
+        return self
 
     @property
     def _places(self) -> tuple[Places, float]:
@@ -156,7 +166,7 @@ class EnsembleEngine:
             found, expected = f"{len(states)} member", f"at least {need} for {self.method!r}"
             raise StateError(problem("forecast", found, expected, "give it a member dimension"))
         holes = holes_of(states[0])
-        filled = _filled(states, holes)
+        filled = fill_with_means(states, states.ndim - 1)
         analysed = self._analysed(filled, observations, time)
         if advance:
             advance(len(states))
@@ -303,13 +313,3 @@ class EnsembleEngine:
         most = columns_at_once(len(perturbations), perturbations.element_size())
         columns = local_weights(places, positions, radius, groups, most)
         return local_update(*given, columns, s.inflation)
-
-
-def _filled(states: np.ndarray, holes: np.ndarray | None) -> np.ndarray:
-    """States with the mean of each channel in its holes: what whole-field operators see there."""
-    if holes is None:
-        return states
-    space = tuple(range(1, holes.ndim))
-    known = np.where(holes, 0.0, states).sum(axis=(0, *(a + 1 for a in space)), keepdims=True)
-    count = np.maximum(len(states) * (~holes).sum(axis=space, keepdims=True), 1)
-    return fill_holes(states, holes, np.broadcast_to(known[0] / count, holes.shape))
