@@ -33,6 +33,7 @@ from cli_files import (
 import xr_daisi
 from xr_daisi.cli import app, main
 from xr_daisi.cli_arguments import LargeGrid, Sampling
+from xr_daisi.cli_methods import MethodChoice
 from xr_daisi.cli_reading import Reading
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -492,7 +493,7 @@ def test_help_explains_every_option(command: str, capsys: pytest.CaptureFixture[
     explained = {match[1] for match in row.finditer(out)}
     function = app[command].default_command
     names = set(inspect.signature(function).parameters)
-    groups = {"sampling": Sampling, "reading": Reading, "grid": LargeGrid}
+    groups = {"sampling": Sampling, "reading": Reading, "grid": LargeGrid, "baseline": MethodChoice}
     for grouped, options in groups.items():
         if grouped in names:
             names = names - {grouped} | {field.name for field in fields(options)}
@@ -543,9 +544,36 @@ def test_documented_commands_are_understood(line: str) -> None:
     assert "--" not in str(bound.args)
 
 
+def test_methods_that_need_no_prior(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [files / "forecast.nc", files / "obs.nc", tmp_path / "analysis.nc"]
+    letkf = ["--method", "letkf", "--localization", "400km", "--relaxation", "0.3"]
+    said, _ = run(capsys, "assimilate", *paths, *letkf, "--device", "cpu")
+    assert "analysis by letkf in " in said
+    with xr.open_dataset(paths[0]) as background, xr.open_dataset(paths[1]) as obs:
+        keywords: Any = {"localization": 400, "relaxation": 0.3, "device": "cpu"}
+        expected = background.load().daisi.assimilate(obs, method="letkf", **keywords)
+        same_values(paths[2], expected)
+        oi = ["--method", "oi", "--localization", "300", "--background-error", "t2m=2"]
+        run(capsys, "assimilate", *paths, *oi, "--overwrite", "--device", "cpu")
+        keywords = {"localization": 300, "background_error": 2.0, "device": "cpu"}
+        same_values(paths[2], background.daisi.assimilate(obs, method="oi", **keywords))
+    for wrong in (["t2m=x"], ["2", "3"], ["t2m=1", "2"]):
+        named = [text for value in wrong for text in ("--background-error", value)]
+        options = [*oi[:-2], *named, "--overwrite"]
+        _, err = run(capsys, "assimilate", *paths, *options, status=2)
+        assert "--background-error: found" in err
+    _, err = run(capsys, "assimilate", *paths, *letkf, "--t-min", "0.2", "--overwrite", status=2)
+    assert "--t-min: found 0.2" in err
+
+
+OPTIONS = (Sampling, Reading, LargeGrid, MethodChoice)
+
+
 def test_every_option_of_assimilate_is_documented() -> None:
     text = (REPOSITORY / "docs" / "command-line.md").read_text(encoding="utf-8")
     names = set(inspect.signature(app["assimilate"].default_command).parameters)
-    names |= {field.name for options in (Sampling, Reading, LargeGrid) for field in fields(options)}
-    for name in names - {"forecast", "obs", "analysis", "sampling", "reading", "grid"}:
+    names |= {field.name for options in OPTIONS for field in fields(options)}
+    for name in names - {"forecast", "obs", "analysis", "sampling", "reading", "grid", "baseline"}:
         assert "--" + name.replace("_", "-") in text

@@ -77,3 +77,13 @@ def test_examples_of_the_page_on_verification_run(capsys: pytest.CaptureFixture[
     for name in xr_daisi.verification.__all__:
         assert name in text or name in ("overall_scores",), name
     assert "dB" in capsys.readouterr().out
+
+
+def test_examples_of_the_page_on_baselines_run() -> None:
+    """One after the other; no sampler is called for more than a few steps."""
+    text = (ROOT / "docs" / "baselines.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    assert len(blocks) > 3
+    namespace: dict[str, object] = {"__name__": "page"}
+    for number, block in enumerate(blocks):
+        exec(compile(block, f"block {number} of baselines.md", "exec"), namespace)

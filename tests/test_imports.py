@@ -34,7 +34,10 @@ LAYERS: tuple[set[str], ...] = (
 HELPERS = 2
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 
-TENSORS_ONLY = {"flow", "networks", "sampling", "guidance", "tiling"}
+TENSORS_ONLY = {
+    *("flow", "networks", "sampling", "guidance", "tiling"),
+    *("ensemble_kalman", "score_filter"),
+}
 LABELLED = {"xarray", "dask", "pandas", "cf_xarray", "distributed"}
 
 # Needed by some commands and functions only, so imported where they are used.

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Literal, Unpack, overload
 import numpy as np
 import xarray as xr
 
+from xr_daisi.baselines import check_keywords, engine_for
 from xr_daisi.blocks import Work, run_eager
 from xr_daisi.dimensions import other_valid_time, time_coordinate
-from xr_daisi.errors import SettingsError, problem
+from xr_daisi.errors import problem
 from xr_daisi.estimate import AnalysisPlan, make_plan
 from xr_daisi.labels import analysis_attributes
-from xr_daisi.latent import check_dataset, make_engine
+from xr_daisi.latent import check_dataset
 from xr_daisi.lazy_blocks import run_lazy
 from xr_daisi.observation_options import (
     Interpolation,
@@ -28,7 +29,6 @@ from xr_daisi.observation_options import (
     TimeInterpolation,
 )
 from xr_daisi.observations import match_observations
-from xr_daisi.prior_choice import choose_prior
 from xr_daisi.prior_grid import layout_for
 from xr_daisi.user_warnings import warn_user
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from xr_daisi.ensemble_settings import Method, Relaxation
     from xr_daisi.observation_times import TimeTolerance
     from xr_daisi.priors import FlowPrior
     from xr_daisi.settings import Guidance, GuidanceSolver, Solver
@@ -56,7 +57,14 @@ class AssimilateKeywords(ObservationKeywords, total=False):
     guidance_solver: GuidanceSolver | None
     guidance_iterations: int | None
     strength: float | Callable[[float], float] | None
-    method: str
+    method: Method
+    localization: float | str | None
+    vertical_localization: float | str | None
+    inflation: float
+    relaxation: float
+    relaxation_method: Relaxation
+    background_error: float | Mapping[str, float] | None
+    periodic: Sequence[str] | None
     seed: int
     device: str
     dtype: str
@@ -121,7 +129,14 @@ def assimilate(
     footprint: Mapping[str, str | float] | None = None,
     interpolation: Interpolation = "linear",
     time_interpolation: TimeInterpolation = "nearest",
-    method: str = "daisi",
+    method: Method = "daisi",
+    localization: float | str | None = None,
+    vertical_localization: float | str | None = None,
+    inflation: float = 1.0,
+    relaxation: float = 0.0,
+    relaxation_method: Relaxation = "spread",
+    background_error: float | Mapping[str, float] | None = None,
+    periodic: Sequence[str] | None = None,
     seed: int = 0,
     device: str = "auto",
     dtype: str = "float32",
@@ -135,7 +150,8 @@ def assimilate(
     """Assimilate observations into an ensemble forecast.
 
     Every member is carried by the prior's flow from data towards noise, down to `t_min`, and
-    sampled back under the guidance of the observations (DAISI).
+    sampled back under the guidance of the observations (DAISI). Other methods, to compare with, are
+    behind `method`; a setting that does not serve the chosen one is an error.
 
     Parameters
     ----------
@@ -149,7 +165,7 @@ def assimilate(
     prior : FlowPrior, str or Path, optional
         The prior, its file, URL or registered name. When None: the one that
         ``forecast.attrs["daisi_prior"]`` names, that of `set_options`, or the one registered prior
-        whose variables and grid fit.
+        whose variables and grid fit; for methods that need none, the forecast describes the state.
     t_min : float, optional
         Inversion time in [0, 1): near 1 keeps the forecast, 0 ignores it (fresh noise). This and
         the next settings, when left out, are those of the prior's card; 0.2.
@@ -209,7 +225,24 @@ def assimilate(
         Compare an observation with the state of the nearest time, or with the linear interpolation
         between the states before and after, which are then analysed together.
     method : str
-        ``"daisi"``, the only one so far.
+        ``"daisi"``; with a prior also ``"renoise"`` (the forecast is mixed with noise instead of
+        being inverted) and ``"prior-only"`` (guided sampling from noise, without the forecast);
+        without need of a prior ``"letkf"``, ``"etkf"``, ``"ensf"`` and ``"oi"``, which analyse
+        all members of a time together: see the page on baselines.
+    localization, vertical_localization : float or str, optional
+        Distance from which on an observation has no influence: in km on the sphere, in units of
+        the coordinates on a plain grid and along levels, or text such as ``"1500 km"``.
+    inflation : float
+        Factor of the forecast's perturbations where observations are within reach.
+    relaxation : float
+        How much of the forecast's spread, or perturbations, is restored: 0 is none, 1 all.
+    relaxation_method : {"spread", "perturbations"}
+        Relaxation to prior spread (RTPS) or to prior perturbations (RTPP).
+    background_error : float or mapping, optional
+        Standard deviation of the forecast's errors for ``"oi"``, in the state's units: one, or
+        ``{variable: number}``; by default the ensemble's spread, of one member the prior's.
+    periodic : sequence of str, optional
+        Periodic dimensions where there is no prior that knows; longitudes round the globe.
     seed : int
         The noise of a member depends on the seed, its time, its position in the ensemble and the
         step; never on chunks, batches or workers.
@@ -262,8 +295,6 @@ def assimilate(
     M. Andrae et al., arXiv:2512.00252.
     """
     check_dataset(forecast, "forecast")
-    if method != "daisi":
-        raise SettingsError(problem("method", repr(method), "'daisi'"))
     options = ObservationOptions(
         operator=operator,
         obs_error=obs_error,
@@ -278,8 +309,7 @@ def assimilate(
         interpolation=interpolation,
         time_interpolation=time_interpolation,
     )
-    prior = choose_prior(forecast, prior)
-    given = {
+    keywords = {
         "t_min": t_min,
         "steps": steps,
         "solver": solver,
@@ -290,15 +320,24 @@ def assimilate(
         "guidance_solver": guidance_solver,
         "guidance_iterations": guidance_iterations,
         "strength": strength,
+        "localization": localization,
+        "vertical_localization": vertical_localization,
+        "inflation": inflation,
+        "relaxation": relaxation,
+        "relaxation_method": relaxation_method,
+        "background_error": background_error,
+        "periodic": periodic,
+        "batch": batch,
+        "compile": compile,
+        "tile": tile,
+        "overlap": overlap,
     }
-    settings = prior.settings.updated(given)
-    layout = layout_for(forecast, prior)
-    engine = make_engine(
-        prior, settings, seed, device, dtype, batch, tile, overlap, compiled=compile
-    )
+    given = check_keywords(method, keywords)
+    engine = engine_for(method, forecast, prior, given, seed=seed, device=device, dtype=dtype)
+    layout = layout_for(forecast, engine.prior)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        plan = match_observations(obs, prior.spec, layout.time_values, options)
+        plan = match_observations(obs, engine.prior.spec, layout.time_values, options)
     for one in caught:  # again, so that they point at the user's line
         warn_user(one.message)
     time = time_coordinate(forecast, layout.dims.time)

@@ -17,8 +17,8 @@ from xr_daisi.transforms import TRANSFORMS
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from xr_daisi.forecast_state import DescribedState
     from xr_daisi.layout import Layout
-    from xr_daisi.priors import FlowPrior
 
     Bools = NDArray[np.bool_]
 
@@ -28,7 +28,7 @@ NAMED = 5
 """How many members an error names."""
 
 
-def forecast_holes(state: np.ndarray, layout: Layout, prior: FlowPrior) -> Bools:
+def forecast_holes(state: np.ndarray, layout: Layout, prior: DescribedState) -> Bools:
     """Return where a forecast has to be NaN, and nowhere else.
 
     Parameters
@@ -71,7 +71,7 @@ def check_block(
     block: np.ndarray,
     holes: Bools,
     layout: Layout,
-    prior: FlowPrior,
+    prior: DescribedState,
     *,
     first_time: int,
     first_member: int,
@@ -119,7 +119,7 @@ def check_block(
 
 
 def _check_holes(
-    nan: Bools, holes: Bools, layout: Layout, prior: FlowPrior, time: int, member: int
+    nan: Bools, holes: Bools, layout: Layout, prior: DescribedState, time: int, member: int
 ) -> None:
     differs = nan != holes
     if not differs.any():
@@ -155,7 +155,7 @@ def _check_holes(
     raise_problems(StateError, problems)
 
 
-def _expected(prior: FlowPrior) -> str:
+def _expected(prior: DescribedState) -> str:
     if prior.holes is None:
         return "NaN at the same points of all members and times, if anywhere"
     if not prior.holes.any():
@@ -163,7 +163,7 @@ def _expected(prior: FlowPrior) -> str:
     return f"NaN in the holes of prior {prior.name!r} ({share_of_holes(prior.holes)}) alone"
 
 
-def _fill(name: str, state_name: str, layout: Layout, prior: FlowPrior) -> str:
+def _fill(name: str, state_name: str, layout: Layout, prior: DescribedState) -> str:
     over = [d for d in (layout.dims.time, layout.dims.member) if d]
     if prior.holes is None and over:
         return f"fill them, e.g. forecast[{name!r}].fillna(forecast[{name!r}].mean({over}))"
@@ -173,7 +173,7 @@ def _fill(name: str, state_name: str, layout: Layout, prior: FlowPrior) -> str:
     return text
 
 
-def _mask(name: str, state_name: str, layout: Layout, prior: FlowPrior) -> str:
+def _mask(name: str, state_name: str, layout: Layout, prior: DescribedState) -> str:
     if prior.holes is not None:
         return f"mask them: forecast[{name!r}].where(prior.template()[{state_name!r}].notnull())"
     over = [d for d in (layout.dims.time, layout.dims.member) if d]
@@ -218,7 +218,7 @@ def _by_variable(bad: Bools, layout: Layout) -> list[tuple[str, str, Bools]]:
 
 
 def _check_transforms(
-    block: np.ndarray, layout: Layout, prior: FlowPrior, time: int, member: int
+    block: np.ndarray, layout: Layout, prior: DescribedState, time: int, member: int
 ) -> None:
     for channel, name in enumerate(prior.normalization.transforms):
         if name is None:

@@ -6,16 +6,17 @@ A block is a NumPy array ``(time, member, channel, *space)`` in the forecast's o
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
 
 from xr_daisi.block_checks import check_block, forecast_holes
 from xr_daisi.circular import next_to, periods_of
-from xr_daisi.engine import FAR
+from xr_daisi.engine import FAR, Engine
 from xr_daisi.errors import DivergenceError, NoObservationsWarning, problem
-from xr_daisi.holes import fill_holes, holes_of
+from xr_daisi.forecast_state import ForecastState
+from xr_daisi.holes import fill_holes, fill_with_means, holes_of
 from xr_daisi.observation_extremes import farthest, refuse_extremes
 from xr_daisi.observation_holes import outside_holes
 from xr_daisi.observation_options import ObservationOptions
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from xr_daisi.engine import Engine
+    from xr_daisi.ensemble_engine import EnsembleEngine
     from xr_daisi.layout import Layout
     from xr_daisi.observations import ObservationBatch, ObservationPlan
 
@@ -47,7 +48,7 @@ class Work:
 
     Attributes
     ----------
-    engine : Engine
+    engine : Engine or EnsembleEngine
         Prior, settings, seed, device.
     layout : Layout
         Units, labels.
@@ -55,7 +56,7 @@ class Work:
         How observations are read.
     """
 
-    engine: Engine
+    engine: Engine | EnsembleEngine
     layout: Layout
     options: ObservationOptions = field(default_factory=ObservationOptions)
 
@@ -65,8 +66,13 @@ class Work:
         return converted
 
     def filled(self, states: np.ndarray) -> np.ndarray:
-        """Convert ``(..., channel, *space)`` to the prior's units, with its mean in holes."""
+        """Convert ``(..., channel, *space)`` to the prior's units, with its mean in holes.
+
+        Without a prior the mean of each channel stands there.
+        """
         converted = self.physical(states)
+        if isinstance(self.engine.prior, ForecastState):
+            return fill_with_means(converted, len(self.layout.spec.shape))
         normalization = self.engine.prior.normalization
         mean = normalization.denormalize(np.zeros(self.layout.spec.shape))
         first = converted[(0,) * (converted.ndim - mean.ndim)]
@@ -200,7 +206,9 @@ class Work:
             warn_user(problem("forecast", found, "states like those of the prior", remedy))
         for times, batch in windows:
             labels = [self.layout.time_label(first_time + index) for index in times]
-            engine = self.engine if len(times) == 1 else TrajectoryEngine.of(self.engine, labels)
+            engine = self.engine
+            if len(times) > 1 and isinstance(engine, Engine):
+                engine = TrajectoryEngine.of(engine, labels)
             given = batch
             if self.options.thin is not None:
                 axes = PlaneAxes.of(self.layout.spec)
@@ -230,9 +238,10 @@ class Work:
     ) -> np.ndarray:
         """Carry a block to latent space; arguments and errors as in `analyse`."""
         self.check(block, holes, first_time, first_member)
+        engine = cast("Engine", self.engine)  # only these know latents
         out = np.empty_like(block)
         for index in range(block.shape[0]):
-            out[index] = self.engine.invert(
+            out[index] = engine.invert(
                 self.physical(block[index]),
                 time=self.layout.time_label(first_time + index),
                 first_member=first_member,

@@ -24,7 +24,8 @@ from xr_daisi.cli_arguments import (
     pairs,
 )
 from xr_daisi.cli_check import check
-from xr_daisi.cli_messages import counted, fail, report, tell_table, usage_error
+from xr_daisi.cli_messages import analysed_by, counted, fail, report, tell_table, usage_error
+from xr_daisi.cli_methods import MethodChoice
 from xr_daisi.cli_process import Terminated, logger, progress_of_chunks, running, stopped
 from xr_daisi.cli_reading import Reading
 from xr_daisi.errors import DaisiError, problem
@@ -52,6 +53,7 @@ def assimilate(
     prior: str | None = None,
     more_obs: Paths = (),
     reading: Reading | None = None,
+    baseline: MethodChoice | None = None,
     sampling: Sampling | None = None,
     grid: LargeGrid | None = None,
     feedback: Paths = (),
@@ -120,6 +122,7 @@ def assimilate(
     large = grid or LargeGrid()
     options: dict[str, Any] = {
         **large.keywords(),
+        **(baseline or MethodChoice()).keywords(),
         **(sampling or Sampling()).keywords(),
         **(reading or Reading()).keywords(),
     }
@@ -143,11 +146,11 @@ def assimilate(
         if dry_run or analysis is None:
             tell_table(result)
             return
-        logger.info("prior %s, settings %s", result.daisi_prior, result.daisi_settings)
+        logger.info("settings %s", result.daisi_settings)
         with progress_of_chunks(bool(result.chunks)):
             write_file(result, analysis, overwrite=overwrite)
         seconds = time.perf_counter() - started
-        print(f"{analysis}: analysis with prior {result.daisi_prior} in {seconds:.1f} s")
+        print(f"{analysis}: analysis {analysed_by(result.attrs)} in {seconds:.1f} s")
         print(f"observations: {counted(result.daisi_observations)}")
         if feedback:
             # With the written analysis, so that a lazy one is not computed again.

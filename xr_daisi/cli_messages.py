@@ -9,6 +9,7 @@ import re
 import shutil
 import sys
 import textwrap
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,7 +18,16 @@ from tqdm import tqdm
 
 from xr_daisi.errors import DaisiError
 
-__all__ = ["counted", "fail", "in_options", "report", "show_warning", "tell_table", "usage_error"]
+__all__ = [
+    "analysed_by",
+    "counted",
+    "fail",
+    "in_options",
+    "report",
+    "show_warning",
+    "tell_table",
+    "usage_error",
+]
 
 PYTHON_FORMS = (
     # Remedies are written for Python; these have another form in a terminal.
@@ -29,6 +39,8 @@ PYTHON_FORMS = (
     (r"\bprior\.on_grid\(forecast\)", "--on-grid"),
 )
 OPTIONS = (
+    *("background_error", "inflation", "localization", "method", "relaxation_method"),
+    *("relaxation", "vertical_localization"),
     *("background_check", "batch_size", "batch", "bounds", "checkpoint", "corrector_steps"),
     *("device", "error_correlation", "error_inflation", "footprint", "interpolation", "quality"),
     *(
@@ -109,6 +121,21 @@ def counted(counts: str) -> str:
     '1,200 used, 3 missing'
     """
     return ", ".join(f"{n:,} {what}" for what, n in json.loads(counts).items()) or "none"
+
+
+def analysed_by(attrs: Mapping[str, Any]) -> str:
+    """Say by which method and with which prior an analysis was made.
+
+    Examples
+    --------
+    >>> analysed_by({"daisi_prior": "sqg64", "daisi_settings": '{"method": "daisi"}'})
+    'with prior sqg64'
+    """
+    method = json.loads(attrs["daisi_settings"])["method"]
+    words = [] if method == "daisi" else [f"by {method}"]
+    if "daisi_prior" in attrs:
+        words.append(f"with prior {attrs['daisi_prior']}")
+    return " ".join(words)
 
 
 def tell_table(table: object) -> None:

@@ -12,7 +12,7 @@ from cyclopts import Group, Parameter
 from xr_daisi.cli_arguments import Texts, pairs
 from xr_daisi.errors import DaisiError, problem
 
-__all__ = ["Reading"]
+__all__ = ["Reading", "length"]
 
 OBSERVATIONS = Group("Observations", sort_key=1)
 
@@ -77,7 +77,7 @@ class Reading:
             For entries of another form.
         """
         lengths = {
-            name: {key: _length(v) for key, v in pairs(f"--{_dashed(name)}", entries).items()}
+            name: {key: length(v) for key, v in pairs(f"--{_dashed(name)}", entries).items()}
             for name, entries in (
                 ("error_correlation", self.error_correlation),
                 ("footprint", self.footprint),
@@ -99,7 +99,7 @@ class Reading:
             "bounds": {name: _range(v) for name, v in pairs("--bounds", self.bounds).items()}
             or None,
             "background_check": self.background_check,
-            "thin": None if self.thin is None else _length(self.thin),
+            "thin": None if self.thin is None else length(self.thin),
         }
 
 
@@ -144,7 +144,7 @@ def _errors(entries: Sequence[str]) -> Any:
     return nested
 
 
-def _length(text: str) -> str | float:
+def length(text: str) -> str | float:
     """Return a plain number as such, and text with a unit as it is."""
     try:
         return float(text)

@@ -18,7 +18,7 @@ from xr_daisi.errors import SettingsError, problem
 from xr_daisi.guidance import GuidedFlow
 from xr_daisi.guidance_observations import check_observed
 from xr_daisi.holes import MaskedFlow, MaskedNoise, fill_holes, holes_of
-from xr_daisi.sampling import NoiseSource, generate, initial_noise, invert
+from xr_daisi.sampling import NoiseSource, generate, initial_noise, invert, renoise
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,6 +61,9 @@ class Engine:
         How fields are cut; None is not at all.
     compiled : bool
         Whether torch compiles the network.
+    method : {"daisi", "renoise", "prior-only"}
+        How guided sampling starts: from the inverted forecast, from the forecast and fresh noise in
+        the proportions of ``t_min``, or from noise alone (with ``t_min = 0``).
 
     Raises
     ------
@@ -76,6 +79,10 @@ class Engine:
     batch: int | None = None
     tiling: Tiling | None = None
     compiled: bool = False
+    method: str = "daisi"
+
+    joint = False
+    """Members are independent of each other."""
 
     def __post_init__(self) -> None:
         resolve_dtype(self.dtype)
@@ -150,7 +157,9 @@ class Engine:
         for part, x, source in batches:
             with batches.attempt():
                 check_observed(tensors.observe(x), time)
-                if s.t_min > 0.0:
+                if s.t_min > 0.0 and self.method == "renoise":
+                    z = renoise(flow.interpolant, x, t_min=s.t_min, source=source)
+                elif s.t_min > 0.0:
                     z = invert(
                         flow,
                         x,

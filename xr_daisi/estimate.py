@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from xr_daisi.devices import resolve_device
+from xr_daisi.ensemble_engine import EnsembleEngine
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -67,10 +68,12 @@ class AnalysisPlan:
     batch: int
     device: str
     lazy: bool
-    _engine: Engine = field(compare=False)
+    _engine: Engine | EnsembleEngine = field(compare=False)
 
     @cached_property
     def _measured(self) -> tuple[float, float, int]:
+        if isinstance(self._engine, EnsembleEngine):  # no network
+            return 0.0, 0.0, 0
         return _probe(self._engine, self.batch)
 
     @property
@@ -87,13 +90,17 @@ class AnalysisPlan:
 
     def cost(self) -> str:
         """Say in words what the analysis would cost; times the network."""
+        if isinstance(self._engine, EnsembleEngine):
+            return f"no network, {_size(self.memory_bytes)} of memory"
         where = f"about {_duration(self.seconds)} on {self.device}, one process"
         return f"{where}, {_size(self.memory_bytes)} of memory"
 
     def _rows(self) -> list[tuple[str, str]]:
         used = ", ".join(f"{n:,} {what}" for what, n in self.observations.items()) or "none"
         analysed = f"{self.times_with_observations:,} with observations"
-        return [
+        with_network = not isinstance(self._engine, EnsembleEngine)
+        rows = [
+            ("method", self._engine.method),
             ("prior", self.prior),
             ("members", f"{self.members:,}"),
             ("times", f"{self.times:,}, of which {analysed}"),
@@ -107,6 +114,8 @@ class AnalysisPlan:
             ("time", f"about {_duration(self.seconds)} on {self.device}, one process"),
             ("result", "lazy: nothing is computed until asked for" if self.lazy else "in memory"),
         ]
+        of_network = ("network evaluations", "time")
+        return [row for row in rows if with_network or row[0] not in of_network]
 
     def __str__(self) -> str:
         rows = self._rows()
@@ -124,7 +133,7 @@ class AnalysisPlan:
         return f"<table>{body}</table>"
 
 
-def evaluations(settings: Settings, observations: int) -> tuple[int, int]:
+def evaluations(settings: Settings, observations: int, *, inverse: bool = True) -> tuple[int, int]:
     """Count the network evaluations per member of one analysis.
 
     Parameters
@@ -133,6 +142,8 @@ def evaluations(settings: Settings, observations: int) -> tuple[int, int]:
         How to sample.
     observations : int
         Their number at that time; MMPS makes no more iterations than that.
+    inverse : bool
+        Whether the forecast is inverted.
 
     Returns
     -------
@@ -141,7 +152,7 @@ def evaluations(settings: Settings, observations: int) -> tuple[int, int]:
     """
     if observations == 0:
         return 0, 0
-    inverse, guided = settings.step_counts
+    inverse_steps, guided = settings.step_counts
     solver = settings.solver
     inverse_each = 2 if solver == "heun" else 1
     if solver == "adams" and settings.corrector_steps:
@@ -158,11 +169,16 @@ def evaluations(settings: Settings, observations: int) -> tuple[int, int]:
     if not callable(settings.strength) and settings.strength == 0:
         backward = 0
     backward *= forward - at_start - at_end
-    return forward + (0 if at_start else inverse * inverse_each), backward
+    if inverse and not at_start:
+        forward += inverse_steps * inverse_each
+    return forward, backward
 
 
 def make_plan(
-    forecast: xr.Dataset, layout: Layout, plan: ObservationPlan, engine: Engine
+    forecast: xr.Dataset,
+    layout: Layout,
+    plan: ObservationPlan,
+    engine: Engine | EnsembleEngine,
 ) -> AnalysisPlan:
     """Count what an analysis would do.
 
@@ -174,7 +190,7 @@ def make_plan(
         How it lies on the prior's state.
     plan : ObservationPlan
         Its observations.
-    engine : Engine
+    engine : Engine or EnsembleEngine
         Prior and settings.
 
     Returns
@@ -183,7 +199,11 @@ def make_plan(
         Nothing is computed, and the network is not called.
     """
     usable = [int(n) if plan.is_lazy else len(plan.batch(i)) for i, n in enumerate(plan.candidates)]
-    counts = [evaluations(engine.settings, n) for n in usable]
+    if isinstance(engine, EnsembleEngine):
+        counts, batch = [(0, 0)] * len(usable), layout.members
+    else:
+        invert, batch = engine.method == "daisi", engine.batch_size
+        counts = [evaluations(engine.settings, n, inverse=invert) for n in usable]
     lazy = any(v.chunks is not None for v in forecast[list(layout.names)].variables.values())
     return AnalysisPlan(
         prior=engine.prior.name,
@@ -193,7 +213,7 @@ def make_plan(
         observations=plan.counts,
         forwards=layout.members * sum(forward for forward, _ in counts),
         backwards=layout.members * sum(backward for _, backward in counts),
-        batch=max(1, min(engine.batch_size, layout.members)),
+        batch=max(1, min(batch, layout.members)),
         device=str(resolve_device(engine.device)),
         lazy=lazy or plan.is_lazy,
         _engine=engine,

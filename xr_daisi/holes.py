@@ -21,7 +21,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["MaskedFlow", "MaskedNoise", "fill_holes", "holes_of", "share_of_holes"]
+__all__ = [
+    "MaskedFlow",
+    "MaskedNoise",
+    "fill_holes",
+    "fill_with_means",
+    "holes_of",
+    "share_of_holes",
+]
 
 
 class MaskedFlow(Flow):
@@ -115,6 +122,29 @@ def fill_holes(
         return states
     filled: np.ndarray = np.where(holes, np.asarray(values, dtype=states.dtype), states)
     return filled
+
+
+def fill_with_means(states: np.ndarray, state_dims: int) -> np.ndarray:
+    """Return states with the mean of each channel in its holes: nothing odd for an operator.
+
+    Parameters
+    ----------
+    states : ndarray
+        ``(..., channel, *space)``; not modified.
+    state_dims : int
+        Number of dimensions of a state, ``(channel, *space)``.
+    """
+    leading = states.ndim - state_dims
+    first = states[(0,) * leading]
+    holes = holes_of(first)
+    if holes is None:
+        return states
+    others = (*range(leading), *range(leading + 1, states.ndim))
+    known = np.maximum(np.sum(~holes, axis=tuple(range(1, state_dims))), 1)
+    count = known * (states.size // first.size)
+    means = np.where(holes, 0.0, states).sum(axis=others) / count
+    column = means.reshape(-1, *[1] * (state_dims - 1))
+    return fill_holes(states, holes, np.broadcast_to(column, holes.shape))
 
 
 def share_of_holes(holes: NDArray[np.bool_]) -> str:

@@ -14,6 +14,8 @@ import torch
 
 from xr_daisi._version import __version__
 from xr_daisi.bounds import with_transforms
+from xr_daisi.ensemble_settings import serves
+from xr_daisi.forecast_state import ForecastState
 from xr_daisi.geolocation import geolocation_of
 from xr_daisi.layout import layout_of
 from xr_daisi.observation_status import Status
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from xr_daisi.engine import Engine
+    from xr_daisi.ensemble_engine import EnsembleEngine
     from xr_daisi.layout import Layout
     from xr_daisi.observations import ObservationPlan
 
@@ -37,7 +40,7 @@ __all__ = [
 
 def analysis_attributes(
     forecast: xr.Dataset,
-    engine: Engine,
+    engine: Engine | EnsembleEngine,
     plan: ObservationPlan,
     rejected: Mapping[Status, int] | None,
 ) -> dict[str, Any]:
@@ -51,7 +54,7 @@ def analysis_attributes(
     ----------
     forecast : xarray.Dataset
         Its attributes are kept.
-    engine : Engine
+    engine : Engine or EnsembleEngine
         Prior, settings, seed.
     plan : ObservationPlan
         The observations, and how they are read.
@@ -63,7 +66,9 @@ def analysis_attributes(
     dict of str to str or int
         What NetCDF and Zarr can hold.
     """
-    settings = {**engine.settings.to_dict(), **plan.options.to_dict()}
+    own = engine.settings.to_dict()
+    own = {"method": engine.method, **{k: v for k, v in own.items() if serves(engine.method, k)}}
+    settings = {**own, **plan.options.to_dict()}
     attrs = _common(forecast, engine, "assimilate", settings)
     attrs["daisi_observations"] = json.dumps(_counts(plan, rejected))
     prior = engine.prior
@@ -213,21 +218,26 @@ def state_of(forecast: xr.Dataset, analysis: xr.Dataset) -> StateSpec:
 
 
 def _common(
-    forecast: xr.Dataset, engine: Engine, call: str, settings: dict[str, Any]
+    forecast: xr.Dataset, engine: Engine | EnsembleEngine, call: str, settings: dict[str, Any]
 ) -> dict[str, Any]:
-
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     prior = engine.prior
     if engine.tiling is not None:
         settings = {**settings, **engine.tiling.to_dict()}
-    line = f"{now}: xr_daisi {__version__} {call} with prior {prior.name}"
+    line = f"{now}: xr_daisi {__version__} {call}"
+    method = settings.get("method", "daisi")
+    line += f" by {method}" if method != "daisi" else ""
+    named = not isinstance(prior, ForecastState)
+    line += f" with prior {prior.name}" if named else ""
     history = forecast.attrs.get("history")
     versions = {"xr_daisi": __version__, "torch": torch.__version__, "numpy": np.__version__}
+    # A forecast may name the prior that it was once analysed with.
+    before = {k: v for k, v in forecast.attrs.items() if not k.startswith("daisi_prior")}
+    sha256 = prior.sha256 or "none: a network of the user's own"
     return {
-        **forecast.attrs,
+        **(forecast.attrs if named else before),
         "history": f"{line}\n{history}" if history else line,
-        "daisi_prior": prior.name,
-        "daisi_prior_sha256": prior.sha256 or "none: a network of the user's own",
+        **({"daisi_prior": prior.name, "daisi_prior_sha256": sha256} if named else {}),
         "daisi_settings": json.dumps({**settings, "dtype": engine.dtype}, default=_plain),
         "daisi_seed": engine.seed,
         "daisi_versions": json.dumps(versions),

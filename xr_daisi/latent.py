@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from xr_daisi.priors import FlowPrior
     from xr_daisi.settings import Settings, Solver
 
-__all__ = ["check_dataset", "invert", "make_engine", "sample"]
+__all__ = ["check_dataset", "invert", "make_engine", "sample", "whole_number"]
 
 
 def invert(
@@ -122,7 +122,7 @@ def sample(
         template = xr.Dataset()
     check_dataset(template, "template")
     prior = choose_prior(template, prior)
-    if _integer("members", members) < 1:
+    if whole_number("members", members) < 1:
         raise SettingsError(problem("members", repr(members), "a positive integer"))
     settings = prior.settings.updated({"steps": steps, "solver": solver, "noise": noise})
     engine = make_engine(prior, settings, seed, device, dtype, batch, tile, overlap)
@@ -153,6 +153,7 @@ def make_engine(
     overlap: int | tuple[int, ...] | None = None,
     *,
     compiled: bool = False,
+    method: str = "daisi",
 ) -> Engine:
     """Return an engine with settings as the user gave them.
 
@@ -161,15 +162,26 @@ def make_engine(
     SettingsError
         For a batch or seed that is no number, and tiles that cannot be.
     """
-    members = None if batch == "auto" else _integer("batch", batch, "a positive integer, or 'auto'")
-    number = _integer("seed", seed)
+    members = (
+        None if batch == "auto" else whole_number("batch", batch, "a positive integer, or 'auto'")
+    )
+    number = whole_number("seed", seed)
     # Torch's own dtypes and devices are as good as their names.
     precision = str(dtype).removeprefix("torch.")
     tiling = Tiling.of(tile, overlap, len(prior.spec.dims))
-    return Engine(prior, settings, number, str(device), precision, members, tiling, compiled)
+    return Engine(
+        prior, settings, number, str(device), precision, members, tiling, compiled, method
+    )
 
 
-def _integer(name: str, value: object, expected: str = "an integer") -> int:
+def whole_number(name: str, value: object, expected: str = "an integer") -> int:
+    """Return an integer of Python or NumPy as int; raise for anything else.
+
+    Raises
+    ------
+    SettingsError
+        Naming the setting.
+    """
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
         return int(value)
     raise SettingsError(problem(name, repr(value), expected))

@@ -32,14 +32,14 @@ def run_lazy(states: Any, plan: ObservationPlan | None, work: Work) -> Any:
     ----------
     states : dask or NumPy array
         ``(time, member, channel, *space)`` in the forecast's units, each state in one chunk; one
-        task per chunk of times and members.
+        task per chunk of times and members, or of times for methods that need all members.
     plan, work
         As in `run_eager`.
 
     Returns
     -------
     dask array
-        Analysis or latents, shape, dtype and chunks of `states`.
+        Analysis or latents, shape and dtype of `states`, a chunk for each task.
     """
     import dask.array as da
     from dask.delayed import delayed
@@ -48,6 +48,8 @@ def run_lazy(states: Any, plan: ObservationPlan | None, work: Work) -> Any:
         states = da.from_array(states, chunks=(1, *states.shape[1:]))
     if plan is not None:
         states = states.rechunk({0: whole_windows(states.chunks[0], plan.windows)})
+    if work.engine.joint:
+        states = states.rechunk({1: -1})
     times, members = states.chunks[:2]
     # One task holds the prior; the others name it.
     unique = uuid.uuid4().hex

@@ -14,7 +14,7 @@ from xr_daisi.registry import load_prior, registered_priors
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["choose_prior"]
+__all__ = ["choose_prior", "given_prior"]
 
 
 def choose_prior(forecast: xr.Dataset, prior: FlowPrior | str | Path | None) -> FlowPrior:
@@ -48,14 +48,27 @@ def choose_prior(forecast: xr.Dataset, prior: FlowPrior | str | Path | None) -> 
     if isinstance(named, str) and not (named in registered_priors() or _is_place(named)):
         named = None
     for choice in (prior, named, get_option("prior")):
-        if isinstance(choice, FlowPrior):
-            return choice
-        if isinstance(choice, (str, Path)):
-            return load_prior(choice)
         if choice is not None:
-            found, expected = type(choice).__name__, "a FlowPrior, a path or a registered name"
-            raise DaisiTypeError(problem("prior", found, expected))
+            return given_prior(choice)
     return _only_fitting(forecast)
+
+
+def given_prior(choice: object) -> FlowPrior:
+    """Return a prior that is given as such, or by its file, URL or registered name.
+
+    Raises
+    ------
+    PriorError
+        If it cannot be loaded.
+    DaisiTypeError
+        If it is neither a prior nor the name of one.
+    """
+    if isinstance(choice, FlowPrior):
+        return choice
+    if isinstance(choice, (str, Path)):
+        return load_prior(choice)
+    found, expected = type(choice).__name__, "a FlowPrior, a path or a registered name"
+    raise DaisiTypeError(problem("prior", found, expected))
 
 
 def _is_place(text: str) -> bool:

@@ -41,6 +41,7 @@ __all__ = [
     "generate",
     "initial_noise",
     "invert",
+    "renoise",
     "step_times",
 ]
 
@@ -224,6 +225,32 @@ def generate(
             for j in range(corrector_steps):
                 x = _correct(flow, x, times[k + 1], source, k * corrector_steps + j)
     return x
+
+
+def renoise(interpolant: Interpolant, x1: Tensor, *, t_min: float, source: NoiseSource) -> Tensor:
+    """Mix states with fresh noise, ``alpha(t_min) z + beta(t_min) x1``.
+
+    What is left of a state is the same as after inversion, but its noise is not its own: members
+    of one state become different ones, and no step of a network is needed.
+
+    Parameters
+    ----------
+    interpolant : Interpolant
+        The schedule.
+    x1 : Tensor
+        Normalised states, shape ``(batch, channel, *space)``.
+    t_min : float
+        Time of the mixture, in [0, 1).
+    source : NoiseSource
+        Of these members.
+
+    Returns
+    -------
+    Tensor
+        States at t_min, shape of x1.
+    """
+    z = source.draw("renoise", 0, x1.shape[1:], dtype=x1.dtype, device=x1.device)
+    return interpolant.alpha(t_min) * z + interpolant.beta(t_min) * x1
 
 
 class _Slope(NamedTuple):

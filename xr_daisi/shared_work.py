@@ -24,6 +24,7 @@ from torch import nn
 
 if TYPE_CHECKING:
     from xr_daisi.blocks import Work
+    from xr_daisi.forecast_state import ForecastState
     from xr_daisi.priors import FlowPrior
 
 __all__ = ["SharedWork", "SpooledWork", "in_process_pool", "published"]
@@ -33,8 +34,8 @@ KEPT = 2
 
 # Loading one prior may load what holds another.
 _lock = threading.RLock()
-_alive: weakref.WeakValueDictionary[str, FlowPrior] = weakref.WeakValueDictionary()
-_recent: deque[FlowPrior] = deque(maxlen=KEPT)
+_alive: weakref.WeakValueDictionary[str, FlowPrior | ForecastState] = weakref.WeakValueDictionary()
+_recent: deque[FlowPrior | ForecastState] = deque(maxlen=KEPT)
 _spooled: OrderedDict[str, SharedWork] = OrderedDict()
 
 
@@ -86,7 +87,8 @@ def _restored(identity: str, prior: bytes, work: bytes, tasks: int) -> SharedWor
             _recent.remove(held)
         _recent.append(held)
     bare: Work = cloudpickle.loads(work)
-    return SharedWork(replace(bare, engine=replace(bare.engine, prior=held)), tasks)
+    engine: Any = bare.engine
+    return SharedWork(replace(bare, engine=replace(engine, prior=held)), tasks)
 
 
 def in_process_pool() -> bool:

@@ -24,7 +24,7 @@ from xr_daisi.sampling import NoiseSource
 if TYPE_CHECKING:
     from xr_daisi.state import Normalization
 
-__all__ = ["TrajectoryEngine", "TrajectoryFlow", "TrajectoryNoise"]
+__all__ = ["TrajectoryEngine", "TrajectoryFlow", "TrajectoryNoise", "of_trajectory"]
 
 
 class TrajectoryFlow(Flow):
@@ -107,13 +107,8 @@ class TrajectoryEngine(Engine):
     @cached_property
     def normalization(self) -> Normalization:
         """That of the prior, for each of the times."""
-        one, channels = self.prior.normalization, self.prior.spec.channels
-        whole = (channels, *np.broadcast_shapes(one.mean.shape, one.std.shape)[1:])
-        mean, std = (
-            np.concatenate([np.broadcast_to(part, whole)] * len(self.times))
-            for part in (one.mean, one.std)
-        )
-        return replace(one, mean=mean, std=std, transforms=one.transforms * len(self.times))
+        channels = self.prior.spec.channels
+        return of_trajectory(self.prior.normalization, channels, channels * len(self.times))
 
     @property
     def batch_size(self) -> int:
@@ -129,3 +124,28 @@ class TrajectoryEngine(Engine):
     def _source(self, time: str, members: range, keep: Tensor | None) -> NoiseSource:
         source = TrajectoryNoise(self.seed, self.times, members)
         return source if keep is None else MaskedNoise(source, keep)
+
+
+def of_trajectory(one: Normalization, channels: int, total: int) -> Normalization:
+    """Repeat a normalisation for states that are stacked along their channels.
+
+    Parameters
+    ----------
+    one : Normalization
+        Of one state.
+    channels, total : int
+        Of one state, and of the trajectory.
+
+    Returns
+    -------
+    Normalization
+        The same one where there is one state.
+    """
+    times = total // channels
+    if times == 1:
+        return one
+    whole = (channels, *np.broadcast_shapes(one.mean.shape, one.std.shape)[1:])
+    mean, std = (
+        np.concatenate([np.broadcast_to(part, whole)] * times) for part in (one.mean, one.std)
+    )
+    return replace(one, mean=mean, std=std, transforms=one.transforms * times)

@@ -1,0 +1,128 @@
+"""Methods to compare with, behind the same `assimilate`: which is what, and what serves which."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from xr_daisi.engine import Engine
+from xr_daisi.ensemble_engine import EnsembleEngine
+from xr_daisi.ensemble_settings import ENSEMBLE_METHODS, KEYWORDS, EnsembleSettings
+from xr_daisi.errors import SettingsError, problem, raise_problems
+from xr_daisi.forecast_state import state_of_forecast
+from xr_daisi.latent import make_engine, whole_number
+from xr_daisi.prior_choice import choose_prior, given_prior
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import xarray as xr
+
+    from xr_daisi.priors import FlowPrior
+
+__all__ = ["check_keywords", "engine_for"]
+
+UNSET: dict[str, Any] = {
+    "inflation": 1.0,
+    "relaxation": 0.0,
+    "relaxation_method": "spread",
+    "batch": "auto",
+    "compile": False,
+}
+"""Values of keywords that are not None where they are left out."""
+
+
+def check_keywords(method: str, keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keywords that were given; all have to serve the method.
+
+    Parameters
+    ----------
+    method : str
+        A method.
+    keywords : mapping
+        Settings of all methods.
+
+    Returns
+    -------
+    dict
+        Those that are not as if left out.
+
+    Raises
+    ------
+    SettingsError
+        For an unknown method, or naming every setting that has no meaning for this one.
+    """
+    if method not in KEYWORDS:
+        expected = f"one of {', '.join(map(repr, KEYWORDS))}"
+        raise SettingsError(problem("method", repr(method), expected))
+    given = {k: v for k, v in keywords.items() if not _is_unset(k, v)}
+    problems = []
+    for name, value in given.items():
+        if name not in KEYWORDS[method]:
+            others = ", ".join(m for m, names in KEYWORDS.items() if name in names)
+            expected = f"nothing, since it does not serve method {method!r}"
+            remedy = f"leave it out; it serves {others}"
+            problems.append(problem(name, repr(value), expected, remedy))
+    raise_problems(SettingsError, problems)
+    return given
+
+
+def _is_unset(name: str, value: Any) -> bool:
+    default = UNSET.get(name)
+    return value is None if default is None else type(value) is type(default) and value == default
+
+
+def engine_for(
+    method: str,
+    forecast: xr.Dataset,
+    prior: FlowPrior | str | Path | None,
+    given: Mapping[str, Any],
+    *,
+    seed: int,
+    device: str,
+    dtype: str,
+) -> Engine | EnsembleEngine:
+    """Return what analyses members of one time by a method.
+
+    Parameters
+    ----------
+    method : str
+        A method.
+    forecast : xarray.Dataset
+        Describes the state where there is no prior.
+    prior : FlowPrior, str, Path or None
+        Searched for where a method needs one, see `choose_prior`.
+    given : mapping
+        From `check_keywords`.
+    seed, device, dtype
+        As in `assimilate`.
+
+    Raises
+    ------
+    SettingsError, PriorError, StateError
+        As in `assimilate`.
+    """
+    given = dict(given)
+    if method in ENSEMBLE_METHODS:
+        periodic: Sequence[str] | None = given.pop("periodic", None)
+        settings = EnsembleSettings(**given)
+        if prior is not None and periodic is not None:
+            found, expected = f"{periodic!r} beside a prior", "one of them: a prior knows"
+            raise SettingsError(problem("periodic", found, expected))
+        if prior is None:
+            known: Any = state_of_forecast(forecast, periodic)
+        else:
+            known = given_prior(prior)
+        number, precision = whole_number("seed", seed), str(dtype).removeprefix("torch.")
+        engine = EnsembleEngine(known, settings, method, number, str(device), precision)
+        return engine.checked()
+    chosen = choose_prior(forecast, prior)
+    rest = {name: given.pop(name, None) for name in ("tile", "overlap")}
+    batch, compiled = given.pop("batch", "auto"), given.pop("compile", False)
+    sampling = chosen.settings.updated(given)
+    if method == "prior-only":
+        sampling = replace(sampling, t_min=0.0)
+    return make_engine(
+        chosen, sampling, seed, device, dtype, batch, **rest, compiled=compiled, method=method
+    )

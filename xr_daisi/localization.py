@@ -1,0 +1,274 @@
+"""Localisation: how much of an observation reaches a grid point, by distance and by level.
+
+The taper of Gaspari and Cohn is a smooth function of distance that is zero beyond a radius. Pairs
+of grid point and observation within it are found by a search tree: on the sphere by great-circle
+distance, on a plain grid in its own units, round its periodic dimensions.
+
+References
+----------
+.. [1] G. Gaspari, S. E. Cohn, "Construction of correlation functions in two and three dimensions",
+   Q. J. R. Meteorol. Soc. 125, 723-757, 1999, doi:10.1002/qj.49712555417.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xr_daisi.ensemble_kalman import LocalWeights
+from xr_daisi.interpolation import LevelKey
+from xr_daisi.plane import EARTH_RADIUS, PlaneAxes
+
+if TYPE_CHECKING:
+    from xr_daisi.state import StateSpec
+
+__all__ = ["Places", "gaspari_cohn", "level_groups", "local_weights"]
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+MOST_PAIRS = 4_000_000
+"""Pairs of point and observation at a time: memory."""
+
+
+def gaspari_cohn(distance: Floats, zero: float) -> Floats:
+    """Compute the fifth-order piecewise rational function of Gaspari and Cohn.
+
+    Parameters
+    ----------
+    distance : array of float
+        Not negative.
+    zero : float
+        Distance from which on it is zero, in the same unit: twice the length scale c of [1]_.
+
+    Returns
+    -------
+    array of float
+        1 at distance zero, 5/24 at half of `zero`, 0 from `zero` on.
+
+    References
+    ----------
+    doi:10.1002/qj.49712555417, equation 4.10.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> gaspari_cohn(np.array([0.0, 1.0, 2.0]), 2.0).round(4)
+    array([1.    , 0.2083, 0.    ])
+    """
+    z = np.asarray(distance, dtype=np.float64) * (2.0 / zero)
+    near = 1.0 + z**2 * (-5.0 / 3.0 + z * (5.0 / 8.0 + z * (0.5 - 0.25 * z)))
+    w = np.clip(z, 1.0, 2.0)
+    far = 4.0 - 5.0 * w + w**2 * (5.0 / 3.0 + w * (5.0 / 8.0 + w * (w / 12.0 - 0.5)))
+    far = np.maximum(far - 2.0 / (3.0 * w), 0.0)  # rounding near the radius
+    taper: Floats = np.where(z < 1.0, near, np.where(z < 2.0, far, 0.0))
+    return taper
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """The points of a grid, and what distances are there.
+
+    Parameters
+    ----------
+    axes : PlaneAxes
+        Sphere or plane, and what is periodic.
+    positions : array, shape (d, P)
+        Horizontal coordinates of all points, in the order of the flattened grid; NaN for none.
+    """
+
+    axes: PlaneAxes
+    positions: Floats
+
+    @classmethod
+    def of(cls, spec: StateSpec) -> Places:
+        """Points of a state's grid."""
+        if spec.geolocation is not None:
+            positions = np.stack([values.reshape(-1) for values in spec.geolocation])
+        else:
+            mesh = np.meshgrid(*[spec.coords[d] for d in spec.dims], indexing="ij")
+            positions = np.stack([values.reshape(-1) for values in mesh])
+        return cls(PlaneAxes.of(spec), positions)
+
+    def __len__(self) -> int:
+        return int(self.positions.shape[1])
+
+    @cached_property
+    def _finite(self) -> NDArray[np.bool_]:
+        finite: NDArray[np.bool_] = np.all(np.isfinite(self.positions), axis=0)
+        return finite
+
+    def near(
+        self, others: Floats, radius: float, part: slice = slice(None)
+    ) -> tuple[Ints, Ints, Floats]:
+        """Find what lies within a radius of each point.
+
+        Parameters
+        ----------
+        others : array, shape (d, n)
+            Other positions.
+        radius : float
+            In km on the sphere, in the coordinates' units on a plain grid.
+        part : slice
+            Which of the points.
+
+        Returns
+        -------
+        point, other : array of int, shape (k,)
+            Numbers of the points within `part`, and of the others.
+        distance : array of float, shape (k,)
+            Between them.
+        """
+        here = np.flatnonzero(self._finite[part])
+        points, search = self._searchable(self.positions[:, part][:, here], radius)
+        tree, box = self._tree(others)
+        found = _pairs(points, tree, search, box)
+        distance = found[2]
+        if self.axes.on_sphere:
+            distance = 2.0 * EARTH_RADIUS * np.arcsin(np.minimum(distance / (2 * EARTH_RADIUS), 1))
+        return here[found[0]], found[1], distance
+
+    def share_near(self, others: Floats, radius: float) -> float:
+        """Estimate the share of all pairs that lie within a radius, from some of the points."""
+        some = np.flatnonzero(self._finite)
+        some = some[:: max(1, some.size // 256)]
+        points, search = self._searchable(self.positions[:, some], radius)
+        tree, _ = self._tree(others)
+        counts = tree.query_ball_point(points, search, return_length=True)
+        return float(np.mean(counts)) / max(others.shape[1], 1) if some.size else 0.0
+
+    def _searchable(self, positions: Floats, radius: float) -> tuple[Floats, float]:
+        """Points as the tree has them, and the radius there."""
+        if self.axes.on_sphere:
+            angle = min(radius / (2.0 * EARTH_RADIUS), np.pi / 2)
+            return self.axes.embedded(positions), 2.0 * EARTH_RADIUS * float(np.sin(angle))
+        return self._wrapped(positions), radius
+
+    def _tree(self, others: Floats) -> tuple[Any, Floats | None]:
+        from scipy.spatial import KDTree
+
+        if self.axes.on_sphere:
+            return KDTree(self.axes.embedded(others)), None
+        box = np.array([period or 0.0 for period in self.axes.periods])
+        return KDTree(self._wrapped(others), boxsize=box if box.any() else None), box
+
+    def _wrapped(self, positions: Floats) -> Floats:
+        columns = []
+        for values, period in zip(positions, self.axes.periods, strict=True):
+            if period is not None:
+                values = np.mod(values, period)
+                values = np.where(values >= period, 0.0, values)  # rounding of the remainder
+            columns.append(values)
+        return np.stack(columns, axis=1)
+
+
+def _pairs(
+    points: Floats, tree: Any, radius: float, box: Floats | None
+) -> tuple[Ints, Ints, Floats]:
+    """Pairs within a radius by the tree; where that is most of them, all are looked at."""
+    counts = tree.query_ball_point(points[:: max(1, len(points) // 64)], radius, return_length=True)
+    if len(points) and np.mean(counts) > 0.2 * tree.n:
+        apart = np.zeros((len(points), tree.n))
+        for axis in range(points.shape[1]):
+            step = np.abs(points[:, axis, None] - tree.data[None, :, axis])
+            if box is not None and box[axis]:
+                step = np.minimum(step, box[axis] - step)
+            apart += step**2
+        apart = np.sqrt(apart)
+        point, other = np.nonzero(apart <= radius)
+        return point, other, apart[point, other]
+    found = type(tree)(points, boxsize=tree.boxsize).sparse_distance_matrix(
+        tree, radius, output_type="ndarray"
+    )
+    found = found[np.argsort(found["i"], kind="stable")]
+    return found["i"].astype(np.int64), found["j"].astype(np.int64), found["v"]
+
+
+def level_groups(
+    spec: StateSpec,
+    levels: Mapping[LevelKey, Floats],
+    zero: Mapping[LevelKey, float] | None,
+    times: int = 1,
+) -> list[tuple[list[int], Floats | None]]:
+    """Group the channels of a state by what the observations' levels mean for them.
+
+    Parameters
+    ----------
+    spec : StateSpec
+        The state.
+    levels : mapping of levels to array, shape (n,)
+        Vertical coordinate of each observation in terms of these levels; NaN where it has none.
+    zero : mapping of levels to float, or None
+        Vertical distance from which on an observation has no influence; None without a limit.
+    times : int
+        States stacked along the channels.
+
+    Returns
+    -------
+    list of (channels, array of shape (n,) or None)
+        Channels, and the factor of each observation for them; None is 1.
+    """
+    groups: dict[tuple[LevelKey, float] | None, list[int]] = {}
+    for v in spec.variables:
+        first = spec.channel_slice(v.name).start
+        for number in range(v.size):
+            key = None
+            if zero is not None and v.levels is not None and v.levels in levels:
+                key = v.levels, v.levels[number]
+            own = [first + number + time * spec.channels for time in range(times)]
+            groups.setdefault(key, []).extend(own)
+    found: list[tuple[list[int], Floats | None]] = []
+    for key, channels in groups.items():
+        factor = None
+        if key is not None and zero is not None:
+            away = np.abs(levels[key[0]] - key[1])
+            factor = gaspari_cohn(np.where(np.isnan(away), 0.0, away), zero[key[0]])
+        found.append((channels, factor))
+    return found
+
+
+def local_weights(
+    places: Places,
+    positions: Floats,
+    radius: float,
+    groups: Sequence[tuple[list[int], Floats | None]],
+    columns: int,
+) -> Iterator[LocalWeights]:
+    """Yield the weights of all columns, some at a time.
+
+    Parameters
+    ----------
+    places : Places
+        The grid.
+    positions : array, shape (d, n)
+        Of the observations.
+    radius : float
+        Distance at which the taper is zero.
+    groups : sequence
+        From `level_groups`.
+    columns : int
+        At most so many at a time.
+
+    Yields
+    ------
+    LocalWeights
+        Columns without any observation are within them, without weights.
+    """
+    if not positions.shape[1]:
+        return
+    share = places.share_near(positions, radius)
+    most = int(MOST_PAIRS / max(1.0, share * positions.shape[1]))
+    step = max(1, min(columns, most))
+    for first in range(0, len(places), step):
+        part = slice(first, min(first + step, len(places)))
+        column, observation, distance = places.near(positions, radius, part)
+        taper = gaspari_cohn(distance, radius)
+        for channels, factor in groups:
+            weight = taper if factor is None else taper * factor[observation]
+            some = weight > 0.0
+            yield LocalWeights(part, channels, column[some], observation[some], weight[some])
