@@ -17,7 +17,9 @@ LAYERS: tuple[set[str], ...] = (
     {"_version", "errors"},
     {"flow", "interpolant", "converters", "networks", "patches"},
     {"state", "observations", "operators", "guidance", "sampling", "priors", "training"},
-    {"cycling", "analysis", "check", "verification", "plotting", "baselines"},
+    {"analysis", "check", "verification", "plotting", "baselines", "forecast", "cycle_plan"}
+    | {"cycle_scores", "cycle_forecasts"},
+    {"cycling"},
     {"cli", "cli_check", "accessor", "demo"},
     {"__init__", "__main__"},
 )
