@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from xr_daisi.durable import replace_json, replace_text, to_disk
 from xr_daisi.errors import DaisiError, SettingsError, problem, raise_problems
 from xr_daisi.fingerprints import differences
 from xr_daisi.output_files import check_free, replacing
@@ -217,13 +218,13 @@ class CycleStore:
         """Write the Datasets of one cycle as groups of their own."""
         folder = self.path / name
         folder.mkdir(exist_ok=True)
-        _write_json(folder / ".zgroup", {"zarr_format": 2})
+        replace_json(folder / ".zgroup", {"zarr_format": 2})
         target = folder / _number(cycle)
         room = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder))
         inner = room / target.name
         inner.mkdir()
-        _write_json(inner / ".zgroup", {"zarr_format": 2})
-        _write_json(inner / ".zattrs", dict(attrs))
+        replace_json(inner / ".zgroup", {"zarr_format": 2})
+        replace_json(inner / ".zattrs", dict(attrs))
         with _quiet_zarr():
             for number, ds in enumerate(tables):
                 out = ds.drop_encoding()
@@ -244,16 +245,26 @@ class CycleStore:
         **changes
             Entries of the state that are new.
         """
-        for name in GROUPS:
-            _sync_cycle(self.path / name, cycle)
+        written = [p for name in GROUPS for p in self._paths_of(name, cycle)]
         for name in TABLES:
-            _sync_tree(self.path / name / _number(cycle))
+            written += [self.path / name, *(self.path / name / _number(cycle)).rglob("*")]
+        to_disk(written)
         self.state = {**self.state, **changes, "finished": cycle + 1, "metadata": self._metadata()}
         self.commit()
 
+    def _paths_of(self, name: str, cycle: int) -> Iterator[Path]:
+        """Files of one cycle in a group, and the metadata."""
+        for array in (self.path / name).iterdir():
+            for entry in array.iterdir() if array.is_dir() else ():
+                first = entry.name.split(".")[0]
+                if not first.isdigit() or int(first) == cycle or cycle == 0:
+                    yield entry
+            yield array
+        yield self.path / name
+
     def commit(self) -> None:
         """Replace the attributes of the store in one step."""
-        _write_json(self.path / ".zattrs", {KEY: self.state})
+        replace_json(self.path / ".zattrs", {KEY: self.state})
 
     # -- recovery --------------------------------------------------------------------------------
 
@@ -279,7 +290,7 @@ class CycleStore:
         for relative, text in kept.items():
             path = self.path / relative
             if not path.exists() or path.read_text(encoding="utf-8") != text:
-                _write_text(path, text)
+                replace_text(path, text)
         for name in TABLES:
             folder = self.path / name
             for entry in list(folder.iterdir()) if folder.is_dir() else ():
@@ -362,47 +373,3 @@ def _quiet_zarr() -> Iterator[None]:
         warnings.filterwarnings("ignore", module=r"zarr\.")
         warnings.filterwarnings("ignore", message=".*Zarr.*(format 3|V3).*")
         yield
-
-
-def _write_json(path: Path, content: Any) -> None:
-    _write_text(path, json.dumps(content))
-
-
-def _write_text(path: Path, text: str) -> None:
-    """Replace a file in one step, on the disk when this returns."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".writing-", dir=path.parent)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.chmod(name, 0o644)
-    os.replace(name, path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    with contextlib.suppress(OSError):  # folders cannot be synchronised everywhere
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def _sync_cycle(group: Path, cycle: int) -> None:
-    """Bring the chunks of one cycle to the disk, and the metadata."""
-    for array in group.iterdir() if group.is_dir() else ():
-        if not array.is_dir():
-            _sync(array)
-            continue
-        for entry in array.iterdir():
-            first = entry.name.split(".")[0]
-            if not first.isdigit() or int(first) == cycle or cycle == 0:
-                _sync(entry)
-        _sync(array)
-
-
-def _sync_tree(folder: Path) -> None:
-    for path in folder.rglob("*") if folder.is_dir() else ():
-        _sync(path)

@@ -3,6 +3,7 @@
 A model is a function of an ensemble and a time. Ten lines suffice::
 
     import numpy as np
+    import xarray as xr
 
     def model(ensemble, until):
         hours = (until - ensemble.time.values) / np.timedelta64(1, "h")
@@ -21,12 +22,23 @@ import numpy as np
 import xarray as xr
 
 from xr_daisi.dimensions import find_dimensions
+from xr_daisi.earth2studio_model import Earth2StudioModel
 from xr_daisi.ensembles import field_names, form_of, time_text
 from xr_daisi.errors import DaisiTypeError, ForecastError, problem
+from xr_daisi.external_model import ExternalModel
 from xr_daisi.fingerprints import dataset_sha256
 from xr_daisi.forecast_checks import checked_forecast
+from xr_daisi.torch_model import TorchModel
 
-__all__ = ["Climatology", "ForecastModel", "Persistence", "checked_forecast"]
+__all__ = [
+    "Climatology",
+    "Earth2StudioModel",
+    "ExternalModel",
+    "ForecastModel",
+    "Persistence",
+    "TorchModel",
+    "checked_forecast",
+]
 
 
 @runtime_checkable
