@@ -163,7 +163,7 @@ class CycleStore:
 
     def group(self, name: str, *, chunks: Any = None) -> xr.Dataset:
         """Open ``"background"``, ``"analysis"`` or ``"scores"``: the finished cycles along time."""
-        ds: xr.Dataset = xr.open_zarr(self.path, group=name, chunks=chunks)
+        ds: xr.Dataset = xr.open_zarr(self.path / name, chunks=chunks)
         return ds.isel({self.time: slice(0, self.finished)})
 
     def read(self, name: str, cycle: int) -> xr.Dataset:
@@ -200,17 +200,21 @@ class CycleStore:
     # -- writing ---------------------------------------------------------------------------------
 
     def write_group(self, name: str, ds: xr.Dataset, cycle: int, member: str | None) -> None:
-        """Append one cycle to a group; it does not count before `finish`."""
+        """Append one cycle to a group; it does not count before `finish`.
+
+        Each group has a summary of its own metadata: one for the whole store would grow with every
+        cycle.
+        """
         first = not (self.path / name).exists()
         out = ds.drop_encoding()
         with _quiet_zarr():
             if first:
                 encoding = _encoding(out, self.time, member)
-                out.to_zarr(self.path, group=name, mode="w", encoding=encoding, **FORMAT)
+                out.to_zarr(self.path / name, mode="w", encoding=encoding, **FORMAT)
             else:
                 moving = [n for n, v in out.variables.items() if self.time not in v.dims]
                 out = out.drop_vars([n for n in moving if n not in out.dims])
-                out.to_zarr(self.path, group=name, append_dim=self.time, mode="a-", **FORMAT)
+                out.to_zarr(self.path / name, append_dim=self.time, mode="a-", **FORMAT)
 
     def write_tables(
         self, name: str, tables: Sequence[xr.Dataset], cycle: int, attrs: Mapping[str, Any]
@@ -250,6 +254,7 @@ class CycleStore:
             written += [self.path / name, *(self.path / name / _number(cycle)).rglob("*")]
         to_disk(written)
         self.state = {**self.state, **changes, "finished": cycle + 1, "metadata": self._metadata()}
+        self._summarize()
         self.commit()
 
     def _paths_of(self, name: str, cycle: int) -> Iterator[Path]:
@@ -265,6 +270,17 @@ class CycleStore:
     def commit(self) -> None:
         """Replace the attributes of the store in one step."""
         replace_json(self.path / ".zattrs", {KEY: self.state})
+
+    def _summarize(self) -> None:
+        """Write the summary of metadata that readers of the whole store use.
+
+        It tells of finished cycles alone. Tables of single cycles are left out: it would grow.
+        """
+        texts: dict[str, str] = self.state["metadata"]
+        entries = {k: json.loads(v) for k, v in texts.items() if not k.endswith("/.zmetadata")}
+        metadata = {".zgroup": {"zarr_format": 2}, ".zattrs": {}, **entries}
+        summary = {"zarr_consolidated_format": 1, "metadata": metadata}
+        replace_json(self.path / ".zmetadata", summary)
 
     # -- recovery --------------------------------------------------------------------------------
 
@@ -291,6 +307,8 @@ class CycleStore:
             path = self.path / relative
             if not path.exists() or path.read_text(encoding="utf-8") != text:
                 replace_text(path, text)
+        if kept:
+            self._summarize()
         for name in TABLES:
             folder = self.path / name
             for entry in list(folder.iterdir()) if folder.is_dir() else ():
