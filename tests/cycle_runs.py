@@ -5,6 +5,8 @@ Run as a program it forks: every run is a process of its own, without the second
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import os
 import sys
@@ -25,6 +27,9 @@ TIMES = L.TIMES[0] + np.arange(CYCLES) * np.timedelta64(6, "h")
 KILLED = 9
 
 
+TRUTH = L.forecast(members=1, times=TIMES, seed=7).isel(member=0, drop=True)
+
+
 def drifting(ensemble: xr.Dataset, until: np.datetime64) -> xr.Dataset:
     """Relaxes towards the prior's mean, and moves one point to the east."""
     moved = L.MEAN + 0.9 * (ensemble.t2m.roll(longitude=1) - L.MEAN)
@@ -40,7 +45,6 @@ def run(store: Path, **changes: Any) -> xr.Dataset:
         "prior": L.gaussian_prior(),
         "store": store,
         "window": "6h",
-        "truth": L.forecast(members=1, times=TIMES, seed=7).isel(member=0, drop=True),
         "steps": 2,
         "noise": 0.1,
         "dtype": "float64",
@@ -129,30 +133,33 @@ def compare(name: str, store: Path, expected: dict[str, bytes], statuses: list[i
 
 def main(folder: Path, kind: str, points: list[str]) -> None:
     """Compare killed and resumed runs with an uninterrupted one; print what differs."""
-    import scores  # noqa: F401  takes seconds, so once for all
-
     whole = folder / "whole.zarr"
 
     def counted() -> None:
         writes = Writes(folder)
         sys.addaudithook(writes)
-        run(whole)
+        run(whole, truth=TRUTH)
         (folder / "writes").write_text(str(writes.count))
+        (folder / "modules").write_text("\n".join(sys.modules))
 
     assert forked(counted) == 0
+    for name in (folder / "modules").read_text().splitlines():  # once for all
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
     expected = tree(whole)
 
     def attempt(store: Path, arm: Callable[[], None]) -> int:
         def work() -> None:
             arm()
-            run(store)
+            run(store, truth=TRUTH)
 
         return forked(work)
 
     if kind == "stages":
-        # One store, killed at every stage of two cycles, one after the other.
+        # One store, killed at stage after stage of the second cycle, and some of the first.
         store = folder / "stages.zarr"
-        order = [(stage, cycle) for cycle in (0, 1) for stage in cycle_run.STAGES]
+        order = [(stage, 0) for stage in ("start", "write analysis", "finish")]
+        order += [(stage, 1) for stage in cycle_run.STAGES]
         statuses = [attempt(store, kill_at_stage(stage, cycle)) for stage, cycle in order]
         compare("stages", store, expected, [*statuses, attempt(store, lambda: None)])
         return

@@ -73,11 +73,15 @@ def test_a_cycle_is_forecast_and_analysis_in_turn(whole: Path) -> None:
     assert background.t2m.dtype == np.float32
 
 
-def test_scores_are_those_of_the_verification(whole: Path) -> None:
-    truth = L.forecast(members=1, times=C.TIMES, seed=7).isel(member=0, drop=True)
+def test_scores_are_those_of_the_verification(tmp_path: Path) -> None:
+    whole = tmp_path / "a.zarr"
+    records: list[Any] = []
+    C.run(whole, truth=C.TRUTH, on_cycle=records.append)
     scores = opened(whole, "scores")
+    expected_crps = float(scores.crps.sel(stage="analysis", variable="t2m")[1])
+    assert records[1].scores["analysis_crps"] == expected_crps
     for stage in ("background", "analysis"):
-        expected = xr_daisi.verification.ensemble_scores(opened(whole, stage), truth)
+        expected = xr_daisi.verification.ensemble_scores(opened(whole, stage), C.TRUTH)
         for key in ("rmse", "crps", "ssr"):
             found = scores[key].sel(stage=stage, variable="t2m")
             np.testing.assert_allclose(found, expected[key], rtol=1e-6)
@@ -153,9 +157,6 @@ def test_on_cycle_gets_what_is_stored(tmp_path: Path) -> None:
     assert not records[1].resumed
     np.testing.assert_array_equal(records[1].analysis.t2m, opened(store, "analysis").t2m[[1]])
     assert "t2m_o_minus_a" in records[1].feedback
-    scores = opened(store, "scores").isel(time=1)
-    expected = float(scores.crps.sel(stage="analysis", variable="t2m"))
-    assert records[1].scores["analysis_crps"] == expected
     assert records[1].scores["members"] == 2
 
 
@@ -185,7 +186,7 @@ def runs(tmp_path: Path, kind: str, *points: str) -> list[dict[str, Any]]:
 
 def test_killed_at_every_stage_it_ends_as_if_uninterrupted(tmp_path: Path) -> None:
     (found,) = runs(tmp_path, "stages")
-    stages = 2 * len(xr_daisi.cycle_run.STAGES)
+    stages = 3 + len(xr_daisi.cycle_run.STAGES)
     assert found["statuses"] == [C.KILLED] * stages + [0]
     assert found["different"] == []
 
@@ -214,7 +215,7 @@ def test_half_written_metadata_are_restored(tmp_path: Path, whole: Path) -> None
     (store / "analysis" / "t2m" / ".zarray").write_text('{"chunks": [1, ')
     (store / "analysis" / ".zmetadata").write_text("")
     (store / "analysis" / "t2m" / "2.0.0.0").write_bytes(b"rubbish")
-    (store / "scores" / "rmse" / ".zarray").unlink()
+    (store / "scores" / "members" / ".zarray").unlink()
     (store / "background" / "strange").mkdir()
     (store / "feedback" / "000002").mkdir()
     C.run(store)
@@ -225,7 +226,7 @@ def test_half_written_metadata_are_restored(tmp_path: Path, whole: Path) -> None
 def test_nothing_is_left_of_a_failure_before_the_first_cycle(tmp_path: Path, whole: Path) -> None:
     store = tmp_path / "a.zarr"
     with pytest.raises(ObservationError):
-        C.run(store, observations=lambda time: L.stations(C.TIMES).rename(t2m="unknown"))
+        C.run(store, observations=lambda time: L.stations().rename(t2m="unknown"), cycles=1)
     C.run(store)
     same_cycles(store, whole)
 
@@ -236,7 +237,7 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "keyword": ({"t_min": 0.5}, r"keywords.t_min: found none, expected 0.5"),
     "model": ({"model": Persistence()}, r"model: found .*drifting.*persistence"),
     "prior": ({"prior": L.gaussian_prior(t_min=0.4)}, r"prior.settings.t_min: found 0.2"),
-    "truth": ({"truth": None}, r"scored: found \[\"t2m\"\], expected \[\]"),
+    "truth": ({"truth": C.TRUTH}, r"scored: found \[\], expected \[\"t2m\"\]"),
     "initial": (
         {"initial": L.forecast(members=2, times=C.TIMES[:1], seed=3, dtype=np.float32)},
         r"initial_sha256: found",
@@ -265,9 +266,9 @@ def test_all_differences_are_told_and_overwrite_begins_anew(tmp_path: Path) -> N
 def test_other_observations_of_finished_cycles_are_refused(tmp_path: Path) -> None:
     store = tmp_path / "a.zarr"
     C.run(store, cycles=2)
+    other = L.stations(C.TIMES, n=3)
+    other.t2m[1, 0] += 1.0
     with pytest.raises(SettingsError, match=r"observations of cycle 1: found checksum"):
-        other = L.stations(C.TIMES, n=3)
-        other.t2m[1, 0] += 1.0
         C.run(store, observations=other)
 
 
@@ -357,13 +358,22 @@ def test_several_datasets(tmp_path: Path) -> None:
     assert [len(r.feedback) for r in records] == [2, 1, 2]
 
 
-def test_repeated_observations_count_once_and_are_told(tmp_path: Path, whole: Path) -> None:
-    obs = L.stations(C.TIMES, n=3)
-    twice = xr.concat([obs, obs.isel(time=[1])], "time", data_vars="minimal", coords="minimal")
-    with pytest.warns(xr_daisi.RepeatedObservationsWarning):
-        C.run(tmp_path / "a.zarr", observations=twice)
-    one, two = (opened(s, "analysis").t2m for s in (tmp_path / "a.zarr", whole))
+def test_repeated_points_count_once_and_are_told(tmp_path: Path) -> None:
+    obs = L.stations(C.TIMES[:1], n=3).isel(time=0)
+    C.run(tmp_path / "a.zarr", observations=obs.isel(station=[0, 1, 2, 1]))
+    counts = CycleStore.read_only(tmp_path / "a.zarr").record(0)["observations"]
+    assert counts["used"] == 3
+    assert sum(counts.values()) == 4
+    C.run(tmp_path / "b.zarr", observations=obs)
+    one, two = (opened(tmp_path / f"{s}.zarr", "analysis").t2m for s in "ab")
     np.testing.assert_allclose(one, two, rtol=1e-6)
+
+
+def test_repeated_times_of_a_series_are_refused_before_any_work(tmp_path: Path) -> None:
+    obs = L.stations(C.TIMES, n=3)
+    with pytest.raises(ObservationError, match=r"2019-03-01T06.* twice.*drop_duplicates"):
+        C.run(tmp_path / "a.zarr", observations=obs.isel(time=[0, 1, 2, 1]))
+    assert not (tmp_path / "a.zarr").exists()
 
 
 def test_without_observations_the_analysis_is_the_background(tmp_path: Path) -> None:
@@ -400,9 +410,9 @@ def test_observations_that_cannot_be(tmp_path: Path) -> None:
         C.run(store, observations=3)
     with pytest.raises(SettingsError, match=r"cycles: found none.*pass cycles="):
         C.run(store, observations=lambda time: obs)
+    early = obs.isel(time=[0]).assign_coords(time=[C.TIMES[0] - np.timedelta64(24, "h")])
     with pytest.raises(DaisiError, match="observations that end at 2019-02-28T00:00"):
-        early = [C.TIMES[0] - np.timedelta64(24, "h")]
-        C.run(store, observations=obs.isel(time=[0]).assign_coords(time=early), cycles=None)
+        C.run(store, observations=early)
     with pytest.raises(ObservationError, match="values of type int64"):
         C.run(store, observations=obs.assign_coords(time=[0, 1, 2]))
     assert not store.exists()
@@ -528,8 +538,8 @@ def test_initial_ensembles_that_cannot_be(tmp_path: Path) -> None:
         C.run(store, initial=good.assign_coords(member=[1, 1]))
     with pytest.raises(StateError, match="3 times"):
         C.run(store, initial=L.forecast())
+    stacked = good.expand_dims(run=[0]).stack(number=("run", "member"))
     with pytest.raises(StateError, match="index of several levels"):
-        stacked = good.expand_dims(run=[0]).stack(number=("run", "member"))
         C.run(store, initial=stacked)
 
 
@@ -542,8 +552,56 @@ def test_a_truth_needs_a_common_variable(tmp_path: Path) -> None:
 
 
 def test_a_truth_may_end_before_the_cycles(tmp_path: Path) -> None:
-    truth = L.forecast(members=1, times=C.TIMES, seed=7).isel(member=0, drop=True)
     with pytest.warns(UserWarning, match=r"truth: found none at 2019-03-01T06:00"):
-        C.run(tmp_path / "a.zarr", truth=truth.isel(time=[0, 2]))
+        C.run(tmp_path / "a.zarr", truth=C.TRUTH.isel(time=[0, 2]))
     crps = opened(tmp_path / "a.zarr", "scores").crps
     assert np.isnan(crps).all(["stage", "variable"]).values.tolist() == [False, True, False]
+
+
+# -- replay ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cycle", [0, 1, -1])
+def test_a_replay_is_identical(whole: Path, cycle: int) -> None:
+    found = xr_daisi.replay(whole, cycle, prior=L.gaussian_prior())
+    assert found.identical
+    assert found.differences == {"t2m": 0.0}
+    assert found.other_versions == {}
+    assert "identical, bit for bit" in str(found)
+
+
+def test_a_replay_after_members_were_lost(tmp_path: Path) -> None:
+    store = tmp_path / "a.zarr"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        C.run(store, initial=INITIAL, model=fails_in(1, 1, "nan"), on_failure="drop-member")
+    for cycle in range(3):
+        assert xr_daisi.replay(store, cycle, prior=L.gaussian_prior()).identical
+
+
+def test_a_replay_tells_what_differs(tmp_path: Path, whole: Path) -> None:
+    found = xr_daisi.replay(whole, 1, prior=L.gaussian_prior(), steps=3)
+    assert not found.identical
+    assert found.intact
+    assert found.differences["t2m"] > 0
+    assert "different" in str(found)
+    store = tmp_path / "a.zarr"
+    C.run(store, cycles=1)
+    with xr.open_zarr(store, group="analysis", consolidated=False) as ds:
+        (ds.load() + 1).drop_encoding().to_zarr(store / "analysis", mode="r+", zarr_format=2)
+    spoilt = xr_daisi.replay(store, 0, prior=L.gaussian_prior())
+    assert not spoilt.intact
+    np.testing.assert_allclose(spoilt.differences["t2m"], 1.0, rtol=1e-4)
+
+
+def test_what_a_replay_needs(tmp_path: Path, whole: Path) -> None:
+    with pytest.raises(DaisiError, match="cycle: found 7, expected a number from 0 to 2"):
+        xr_daisi.replay(whole, 7)
+    with pytest.raises(xr_daisi.PriorError, match=r"only in memory.*pass prior="):
+        xr_daisi.replay(whole, 0)
+    store = tmp_path / "a.zarr"
+    C.run(store, cycles=1, operator={"t2m": lambda x: x["t2m"]})
+    with pytest.raises(SettingsError, match="functions for operator of 't2m'"):
+        xr_daisi.replay(store, 0, prior=L.gaussian_prior())
+    again = {"operator": {"t2m": lambda x: x["t2m"]}}
+    assert xr_daisi.replay(store, 0, prior=L.gaussian_prior(), **again).identical

@@ -18,7 +18,7 @@ LAYERS: tuple[set[str], ...] = (
     {"flow", "interpolant", "converters", "networks", "patches"},
     {"state", "observations", "operators", "guidance", "sampling", "priors", "training"},
     {"analysis", "check", "verification", "plotting", "baselines", "forecast", "cycle_plan"}
-    | {"cycle_scores", "cycle_forecasts", "cycle_run"},
+    | {"cycle_scores", "cycle_forecasts", "cycle_run", "cycle_replay"},
     {"cycling"},
     {"cli", "cli_check", "accessor", "demo"},
     {"__init__", "__main__"},

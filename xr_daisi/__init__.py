@@ -9,6 +9,7 @@ from xr_daisi import accessor as _accessor  # noqa: F401  registers .daisi
 from xr_daisi._version import __version__
 from xr_daisi.analysis import assimilate
 from xr_daisi.check import check
+from xr_daisi.cycle_replay import Replay, replay
 from xr_daisi.cycling import CycleRecord, cycle
 from xr_daisi.duplicates import RepeatedObservationsWarning
 from xr_daisi.errors import (
@@ -61,6 +62,7 @@ __all__ = [
     "OperatorError",
     "PriorError",
     "RepeatedObservationsWarning",
+    "Replay",
     "SettingsError",
     "SpaceChunksWarning",
     "SpacingWarning",
@@ -80,6 +82,7 @@ __all__ = [
     "read_observations",
     "register_prior",
     "registered_priors",
+    "replay",
     "sample",
     "set_options",
     "summary_table",

@@ -16,6 +16,7 @@ from xr_daisi.ensembles import time_text
 from xr_daisi.errors import DaisiTypeError, ObservationError, problem
 from xr_daisi.formats import read_observations
 from xr_daisi.observation_coordinates import find_time
+from xr_daisi.observation_times import duplicate_time
 
 __all__ = ["ObservationSource", "Window", "observation_source"]
 
@@ -56,11 +57,23 @@ class ObservationSource:
         self.datasets = [read_observations(ds) for ds in observations]
         self.single = single
         for number, ds in enumerate(self.datasets):
-            if _times(ds, _subject(number, single)) is None:
+            subject = _subject(number, single)
+            times = _times(ds, subject)
+            if times is None:
                 found = f"no time among the coordinates {', '.join(map(str, ds.coords)) or 'none'}"
                 remedy = "obs.assign_coords(time=...), or give a function of time that returns them"
                 expected = "times, which tell the analysis that each belongs to"
-                raise ObservationError(problem(_subject(number, single), found, expected, remedy))
+                raise ObservationError(problem(subject, found, expected, remedy))
+            position = find_time(ds, subject)
+            is_series = position is not None and position.dims == (position.name,)
+            twice = duplicate_time(times) if is_series else None
+            if position is not None and twice is not None:
+                remedy = f"obs = obs.drop_duplicates({position.name!r}), or average them"
+                raise ObservationError(
+                    problem(
+                        f"{subject}, {position.name}", f"{twice} twice", "each time once", remedy
+                    )
+                )
 
     def of_window(self, window: Window) -> list[xr.Dataset]:
         """Return the observations of a window, without Datasets that have none there."""

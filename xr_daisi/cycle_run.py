@@ -217,6 +217,7 @@ class CycleRun:
             "background_sha256": dataset_sha256(background),
             "analysis_sha256": dataset_sha256(analysis),
             "failed": {str(k): v for k, v in failed.items()},
+            "lost": dropped,
         }
         for name, ds in (("background", background), ("analysis", analysis)):
             reached(f"write {name}", number)
@@ -229,7 +230,7 @@ class CycleRun:
         told = {**attrs, "daisi_cycle_record": record}
         store.write_tables("feedback", tables, number, told)
         reached("finish", number)
-        store.finish(number, dropped=dropped, sessions=self.sessions)
+        store.finish(number, dropped=dropped, sessions=self.sessions, member=form.member)
         reached("finished", number)
         return CycleRecord(
             cycle=number,
