@@ -17,17 +17,10 @@ LAYERS: tuple[set[str], ...] = (
     {"_version", "errors"},
     {"flow", "interpolant", "converters", "networks", "patches"},
     {"state", "observations", "operators", "guidance", "sampling", "priors", "training"},
-    {
-        "cycling",
-        "analysis",
-        "check",
-        "verification",
-        "plotting",
-        "score_plots",
-        "skill_plots",
-        "field_plots",
-        "baselines",
-    },
+    {"analysis", "check", "verification", "plotting", "baselines", "forecast", "cycle_plan"}
+    | {"cycle_scores", "cycle_forecasts", "cycle_run", "cycle_replay"}
+    | {"score_plots", "skill_plots", "field_plots"},
+    {"cycling"},
     {"cli", "cli_check", "accessor", "plot_accessor", "demo"},
     {"__init__", "__main__"},
 )

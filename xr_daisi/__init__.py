@@ -9,11 +9,14 @@ from xr_daisi import accessor as _accessor  # noqa: F401  registers .daisi
 from xr_daisi._version import __version__
 from xr_daisi.analysis import assimilate
 from xr_daisi.check import check
+from xr_daisi.cycle_replay import Replay, replay
+from xr_daisi.cycling import CycleRecord, cycle
 from xr_daisi.duplicates import RepeatedObservationsWarning
 from xr_daisi.errors import (
     DaisiError,
     DaisiTypeError,
     DivergenceError,
+    ForecastError,
     MemoryLimitError,
     NoObservationsWarning,
     ObservationError,
@@ -45,11 +48,13 @@ from xr_daisi.withholding import withhold
 __all__ = [
     "AnalysisPlan",
     "CompileWarning",
+    "CycleRecord",
     "DaisiError",
     "DaisiTypeError",
     "DivergenceError",
     "FlagWarning",
     "FlowPrior",
+    "ForecastError",
     "GuidanceWarning",
     "MemoryLimitError",
     "NoObservationsWarning",
@@ -57,6 +62,7 @@ __all__ = [
     "OperatorError",
     "PriorError",
     "RepeatedObservationsWarning",
+    "Replay",
     "SettingsError",
     "SpaceChunksWarning",
     "SpacingWarning",
@@ -67,6 +73,7 @@ __all__ = [
     "assimilate",
     "check",
     "convert_observations",
+    "cycle",
     "feedback",
     "feedback_summary",
     "invert",
@@ -75,6 +82,7 @@ __all__ = [
     "read_observations",
     "register_prior",
     "registered_priors",
+    "replay",
     "sample",
     "set_options",
     "summary_table",
@@ -83,10 +91,10 @@ __all__ = [
     "write_observations",
 ]
 
-_LATER = ("plotting", "systems", "verification")
+_LATER = ("forecast", "plotting", "systems", "verification")
 
 if TYPE_CHECKING:
-    from xr_daisi import plotting, systems, verification  # noqa: F401
+    from xr_daisi import forecast, plotting, systems, verification  # noqa: F401
 else:
 
     def __getattr__(name):

@@ -6,12 +6,14 @@ everything that is wrong with an input at once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 __all__ = [
     "DaisiError",
     "DaisiTypeError",
     "DivergenceError",
+    "ForecastError",
     "MemoryLimitError",
     "NoObservationsWarning",
     "ObservationError",
@@ -60,6 +62,31 @@ class SettingsError(DaisiError):
 
 class DivergenceError(DaisiError):
     """Members that became infinite or NaN in the sampler although the forecast was finite."""
+
+
+class ForecastError(DaisiError):
+    """A forecast model that failed, or returned something that cannot go on in a cycle.
+
+    Parameters
+    ----------
+    message : str
+        What went wrong.
+    failed : mapping, optional
+        ``{label of a member: reason}`` for members that failed on their own.
+    survivors : xarray.Dataset, optional
+        The forecast of the other members, where there are any.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        failed: Mapping[Any, str] | None = None,
+        survivors: Any = None,
+    ) -> None:
+        super().__init__(message)
+        self.failed = dict(failed or {})
+        self.survivors = survivors
 
 
 class MemoryLimitError(DaisiError, MemoryError):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from xr_daisi.state import StateSpec
 
-__all__ = ["Coordinates", "Position", "find_coordinates"]
+__all__ = ["Coordinates", "Position", "find_coordinates", "find_time"]
 
 NAMES = {"latitude": LATITUDE_NAMES, "longitude": LONGITUDE_NAMES}
 
@@ -121,7 +121,7 @@ def find_coordinates(ds: xr.Dataset, spec: StateSpec, subject: str) -> Coordinat
         dim: _collect(problems, _vertical, ds, spec, dim, len(level_dims) == 1, subject)
         for dim in level_dims
     }
-    time = _collect(problems, _time, ds, subject)
+    time = _collect(problems, find_time, ds, subject)
     raise_problems(ObservationError, problems)
     return Coordinates(
         tuple(p for p in horizontal if p is not None),
@@ -258,7 +258,21 @@ def _described(ds: xr.Dataset, named: str, units: str | None, subject: str) -> s
     return fit[0] if fit else None
 
 
-def _time(ds: xr.Dataset, subject: str) -> Position | None:
+def find_time(ds: xr.Dataset, subject: str) -> Position | None:
+    """Return the time coordinate of an observation Dataset, None where there is none.
+
+    Parameters
+    ----------
+    ds : Dataset
+        Observations in the labelled form.
+    subject : str
+        Name of the Dataset for messages.
+
+    Raises
+    ------
+    ObservationError
+        Where several could be meant, or a time dimension has no dates.
+    """
     name = _named(ds, ("time",))
     if name is None:
         name = _by_attributes(ds, "time", "coordinates", subject)
