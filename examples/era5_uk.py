@@ -95,18 +95,28 @@ def forecasts(field: xr.Dataset, times: np.ndarray) -> xr.Dataset:
     return ensemble
 
 
-def stations(field: xr.Dataset, times: np.ndarray, seed: int = 1) -> xr.Dataset:
-    """Observe the truth at stations off the grid nodes, as a CF time series of stations."""
+def stations(
+    field: xr.Dataset,
+    times: np.ndarray,
+    seed: int = 1,
+    *,
+    withheld: int = WITHHELD,
+    error: tuple[float, float] = (0.4, 0.6),
+) -> xr.Dataset:
+    """Observe the truth at stations off the grid nodes, as a CF time series of stations.
+
+    Errors are drawn from the given range, K; `withheld` stations follow the others.
+    """
     parts = []
     for count, rng in (
         (STATIONS - WITHHELD, np.random.default_rng(seed)),
-        (WITHHELD, np.random.default_rng([seed, 1])),
+        (withheld, np.random.default_rng([seed, 1])),
     ):
         latitude = rng.uniform(float(field.latitude.min()), float(field.latitude.max()), count)
         longitude = rng.uniform(float(field.longitude.min()), float(field.longitude.max()), count)
         noise = rng.standard_normal((times.size, count)).T
-        parts.append((latitude, longitude, noise, rng.uniform(0.4, 0.6, noise.shape)))
-    latitude, longitude, noise, error = (np.concatenate(p) for p in zip(*parts, strict=True))
+        parts.append((latitude, longitude, noise, rng.uniform(*error, noise.shape)))
+    latitude, longitude, noise, deviation = (np.concatenate(p) for p in zip(*parts, strict=True))
     places = {
         "latitude": xr.DataArray(latitude, dims="station"),
         "longitude": xr.DataArray(longitude, dims="station"),
@@ -117,12 +127,12 @@ def stations(field: xr.Dataset, times: np.ndarray, seed: int = 1) -> xr.Dataset:
         {
             "t2m": (
                 ("station", "time"),
-                exact.values + error * noise,
+                exact.values + deviation * noise,
                 {**name, "long_name": "2 m temperature", "ancillary_variables": "t2m_error"},
             ),
             "t2m_error": (
                 ("station", "time"),
-                error,
+                deviation,
                 {"standard_name": "air_temperature standard_error", "units": "K"},
             ),
         },
@@ -140,7 +150,7 @@ def stations(field: xr.Dataset, times: np.ndarray, seed: int = 1) -> xr.Dataset:
             ),
             "station_name": (
                 "station",
-                NAMES,
+                NAMES[: latitude.size],
                 {"cf_role": "timeseries_id", "long_name": "station"},
             ),
         },

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "xr_daisi"
 # The third layer also holds every module that is not named here: the helpers of its rooms.
 LAYERS: tuple[set[str], ...] = (
     {"_version", "errors"},
-    {"flow", "interpolant", "converters", "networks", "patches"},
+    {"flow", "interpolant", "converters", "mlp", "networks", "patches", "preconditioning"},
     {"state", "observations", "operators", "guidance", "sampling", "priors", "training"},
     {"analysis", "check", "verification", "plotting", "baselines", "forecast", "cycle_plan"}
     | {"cycle_scores", "cycle_forecasts", "cycle_run", "cycle_replay"}
@@ -28,7 +28,7 @@ HELPERS = 2
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 
 TENSORS_ONLY = {
-    *("flow", "networks", "sampling", "guidance", "tiling"),
+    *("flow", "mlp", "networks", "sampling", "guidance", "tiling"),
     *("ensemble_kalman", "score_filter"),
 }
 LABELLED = {"xarray", "dask", "pandas", "cf_xarray", "distributed"}

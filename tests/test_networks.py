@@ -220,7 +220,7 @@ def test_all_config_errors_at_once() -> None:
 
 def test_build_errors() -> None:
     entries = UNetConfig(channels=1).to_dict()
-    with pytest.raises(SettingsError, match="kind 'transformer', expected one of unet"):
+    with pytest.raises(SettingsError, match="kind 'transformer', expected one of mlp, unet"):
         build_network({**entries, "kind": "transformer"})
     with pytest.raises(SettingsError, match="attention"):
         build_network({**entries, "attention": True})

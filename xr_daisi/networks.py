@@ -1,4 +1,4 @@
-"""Network architectures for the velocity field: a U-Net in one or two space dimensions.
+"""Network architectures for the velocity field: a U-Net in one or two space dimensions; by name.
 
 Tensors only. A network maps a normalised state ``x`` ``(batch, channel, *space)`` and times ``t``
 ``(batch,)`` to a velocity of the shape of ``x``; t = 0 is noise, t = 1 is data.
@@ -17,14 +17,24 @@ from torch.nn import functional
 
 from xr_daisi.errors import SettingsError, problem, raise_problems
 from xr_daisi.interpolant import INTERPOLANTS, Interpolant
+from xr_daisi.mlp import MLP, MLPConfig
 from xr_daisi.patches import double, from_patches, to_patches
+from xr_daisi.preconditioning import coefficients, schedule_at
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
-__all__ = ["NETWORKS", "UNet", "UNetConfig", "build_network", "schedule_at"]
+__all__ = [
+    "KNOWN_NETWORKS",
+    "NETWORKS",
+    "Network",
+    "UNet",
+    "UNetConfig",
+    "build_network",
+    "schedule_at",
+]
 
 
 @dataclass(frozen=True)
@@ -174,9 +184,8 @@ class _Block(nn.Module):
 class UNet(nn.Module):
     """U-Net for the velocity of a flow, of any size, for any even or odd grid.
 
-    The output is preconditioned: the network only learns what a linear prediction from the noisy
-    state leaves over, so that an untrained network is already the exact prior ``N(0, I)``
-    (the idea of Karras et al. 2022, arXiv 2206.00364, written for velocities).
+    The output is preconditioned, see `xr_daisi.preconditioning`: an untrained network is already
+    the exact prior ``N(0, I)``.
 
     Parameters
     ----------
@@ -270,12 +279,8 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, static: Tensor | None = None) -> Tensor:
         """Return the velocity, shape and dtype of `x`; `static` replaces the fields, by state."""
-        alpha, beta, d_alpha, d_beta = schedule_at(self.interpolant, t, x)
-        # For unit-variance data: Var[x_t] = v, and the best linear prediction of the velocity.
-        v = alpha**2 + beta**2
-        skip = (alpha * d_alpha + beta * d_beta) / v
-        scale = (alpha * d_beta - beta * d_alpha).abs() / v.sqrt()
-        return skip * x + scale * self._network(x / v.sqrt(), t.to(x), static).to(x)
+        skip, scale, deviation = coefficients(self.interpolant, t, x)
+        return skip * x + scale * self._network(x / deviation, t.to(x), static).to(x)
 
     def _network(self, x: Tensor, t: Tensor, static: Tensor | None) -> Tensor:
         if self.static.numel():
@@ -303,48 +308,28 @@ class UNet(nn.Module):
         return from_patches(h, self.config.patch, shape)
 
 
-def schedule_at(interpolant: Interpolant, times: Tensor, like: Tensor) -> tuple[Tensor, ...]:
-    """Evaluate a schedule at one time per state.
+Network = UNet | MLP
+"""Networks that the package trains and saves."""
 
-    Parameters
-    ----------
-    interpolant : Interpolant
-        The schedule.
-    times : Tensor
-        Times, ``(batch,)``.
-    like : Tensor
-        States, ``(batch, channel, *space)``.
+KNOWN_NETWORKS = (UNet, MLP)
 
-    Returns
-    -------
-    tuple of Tensor
-        alpha, beta and their derivatives in t, each ``(batch, 1, ...)``, on the device and in the
-        dtype of `like`.
-    """
-    # In double precision, since a difference of times near 1 matters. No value is read back: on an
-    # accelerator that would wait for it.
-    wide = torch.float32 if like.device.type == "mps" else torch.float64
-    t = times.detach().to(like.device, wide).reshape(-1, *[1] * (like.ndim - 1))
-    parts = (interpolant.alpha, interpolant.beta, interpolant.d_alpha, interpolant.d_beta)
-    return tuple(part(t).to(like.dtype) for part in parts)
+NETWORKS: dict[str, tuple[Any, Any]] = {"unet": (UNetConfig, UNet), "mlp": (MLPConfig, MLP)}
+"""Configuration and network by kind."""
 
 
-NETWORKS: dict[str, tuple[type[UNetConfig], type[UNet]]] = {"unet": (UNetConfig, UNet)}
-
-
-def build_network(entries: dict[str, Any], static: Tensor | None = None) -> UNet:
+def build_network(entries: dict[str, Any], static: Tensor | None = None) -> Network:
     """Build the network a card describes.
 
     Parameters
     ----------
     entries : dict
-        A configuration as `UNetConfig.to_dict` gives it.
+        A configuration as `UNetConfig.to_dict` or `MLPConfig.to_dict` gives it.
     static : Tensor, optional
         Static fields, ``(static_channels, *space)``.
 
     Returns
     -------
-    UNet
+    UNet or MLP
         With fresh weights.
 
     Raises
@@ -364,4 +349,5 @@ def build_network(entries: dict[str, Any], static: Tensor | None = None) -> UNet
         raise SettingsError(
             problem("network", f"options that do not fit ({error})", "those of this version")
         ) from error
-    return network_type(config, static)
+    network: Network = network_type(config, static)
+    return network

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from xr_daisi.errors import PriorError, problem
-from xr_daisi.networks import UNet, build_network
-from xr_daisi.prior_files import FORMAT, FORMAT_VERSION, damaged, read_file
+from xr_daisi.mlp import MLP
+from xr_daisi.networks import KNOWN_NETWORKS, Network, build_network
+from xr_daisi.prior_files import FORMAT, damaged, read_file
 from xr_daisi.settings import Settings
 from xr_daisi.state import Normalization, StateSpec
 from xr_daisi.transforms import TRANSFORMS
@@ -42,7 +43,7 @@ _DERIVED = (
 class Contents:
     """The parts of a prior that a file holds; see `xr_daisi.FlowPrior`."""
 
-    network: UNet
+    network: Network
     spec: StateSpec
     normalization: Normalization
     settings: Settings
@@ -72,7 +73,7 @@ def pack(prior: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
         If the network is not one of this package's.
     """
     network = prior.network
-    if not isinstance(network, UNet):
+    if not isinstance(network, KNOWN_NETWORKS):
         raise PriorError(
             problem(
                 f"prior {prior.name!r}",
@@ -94,8 +95,7 @@ def pack(prior: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
     card = {
         **{k: v for k, v in prior.card.items() if k not in _DERIVED},
         "format": FORMAT,
-        # Versions of the package that know neither can read a prior without holes and places.
-        "format_version": FORMAT_VERSION if {HOLES, *GEOLOCATION} & {*tensors} else 1,
+        "format_version": _format_version(network, tensors),
         "state": prior.spec.to_dict(),
         "transforms": list(prior.normalization.transforms),
         "network": network.config.to_dict(),
@@ -103,6 +103,13 @@ def pack(prior: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
     }
     # Views of one storage (a broadcast mean) are written out in full.
     return {k: v.clone().contiguous() for k, v in tensors.items()}, card
+
+
+def _format_version(network: Network, tensors: dict[str, torch.Tensor]) -> int:
+    """Return the oldest version that can hold a prior: older packages read those they know."""
+    if isinstance(network, MLP):
+        return 3
+    return 2 if {HOLES, *GEOLOCATION} & {*tensors} else 1
 
 
 def unpack(path: Path) -> Contents:

@@ -33,11 +33,11 @@ __all__ = [
 ]
 
 FORMAT = "xr_daisi flow prior"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Goes up when older versions of the package could not read a file; older files stay readable.
 
 1: weights, normalisation, card; 2: holes of the state's domain, latitude and longitude of a
-curvilinear grid.
+curvilinear grid; 3: dense networks.
 """
 
 

@@ -12,6 +12,7 @@ from xr_daisi.dimensions import find_dimensions
 from xr_daisi.errors import DaisiError, PriorError, StateError, problem, raise_problems
 from xr_daisi.forecast_matching import match_space, match_variable_levels, match_variables
 from xr_daisi.layout import layout_of
+from xr_daisi.mlp import MLP
 from xr_daisi.networks import UNet
 from xr_daisi.state import StateSpec, spec_from_dataset
 from xr_daisi.units import conversion
@@ -155,6 +156,9 @@ def _bound_to_grid(prior: Any) -> list[str]:
         remedy = 'train with normalization="variable" to use a prior on other grids'
         problems.append(problem(label, found, expected, remedy))
     network = prior.network
+    if isinstance(network, MLP):
+        found, expected = "a dense network, which knows one grid", "a U-Net"
+        problems.append(problem(label, found, expected, 'train with network="unet"'))
     if isinstance(network, UNet) and network.static.numel():
         found = f"{network.config.static_channels} static fields on its own grid"
         remedy = "train without static= to use a prior on other grids"

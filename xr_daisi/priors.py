@@ -16,7 +16,7 @@ from xr_daisi.converters import velocity_from
 from xr_daisi.errors import DaisiTypeError, PriorError, problem
 from xr_daisi.flow import INTERPOLANTS, Flow
 from xr_daisi.inference import Inference
-from xr_daisi.networks import UNet
+from xr_daisi.networks import KNOWN_NETWORKS
 from xr_daisi.prior_contents import pack, unpack
 from xr_daisi.prior_files import digest, settings_entries, write_file
 from xr_daisi.prior_grid import parts_on_grid
@@ -82,7 +82,7 @@ class FlowPrior:
         known = ", ".join(sorted(INTERPOLANTS))
         if interpolant not in INTERPOLANTS:
             raise PriorError(problem("interpolant", repr(interpolant), f"one of {known}"))
-        if isinstance(network, UNet) and network.config.interpolant != interpolant:
+        if isinstance(network, KNOWN_NETWORKS) and network.config.interpolant != interpolant:
             raise PriorError(
                 problem(
                     "interpolant",
@@ -235,7 +235,7 @@ class FlowPrior:
     def sha256(self) -> str | None:
         """Identity of weights and card, settings apart; None for a network of the user's own."""
         if self._sha256 is None:
-            if not isinstance(self.network, UNet):
+            if not isinstance(self.network, KNOWN_NETWORKS):
                 return None
             self._sha256 = digest(*pack(self))
         return self._sha256

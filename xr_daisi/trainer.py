@@ -23,7 +23,7 @@ from xr_daisi.networks import schedule_at
 from xr_daisi.progress import progress_bar
 
 if TYPE_CHECKING:
-    from xr_daisi.networks import UNet
+    from xr_daisi.networks import Network
     from xr_daisi.state import Normalization
     from xr_daisi.streaming import History
 
@@ -73,7 +73,7 @@ class Trainer:
 
     Parameters
     ----------
-    network : UNet
+    network : UNet or MLP
         Trained in place.
     history : History
         The states.
@@ -105,7 +105,7 @@ class Trainer:
 
     def __init__(
         self,
-        network: UNet,
+        network: Network,
         history: History,
         normalization: Normalization,
         *,
@@ -202,7 +202,7 @@ class Trainer:
             "losses": p.losses,
         }
 
-    def best_network(self) -> UNet:
+    def best_network(self) -> Network:
         """Return the weights with the best validation, or the last average, on the CPU."""
         if self.best:
             self.average.load_state_dict(self.best)

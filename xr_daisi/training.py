@@ -12,7 +12,6 @@ References
 from __future__ import annotations
 
 import datetime
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +22,11 @@ import xarray as xr
 from xr_daisi._version import __version__
 from xr_daisi.devices import resolve_device
 from xr_daisi.errors import DaisiTypeError, SettingsError, StateError, problem
-from xr_daisi.networks import UNet, UNetConfig
+from xr_daisi.networks import build_network
 from xr_daisi.priors import FlowPrior
 from xr_daisi.registry import load_prior
 from xr_daisi.settings import Settings
-from xr_daisi.state import StateSpec, spec_from_dataset
+from xr_daisi.state import spec_from_dataset
 from xr_daisi.statics import static_fields
 from xr_daisi.streaming import History
 from xr_daisi.trainer import Budget, Trainer
@@ -39,6 +38,7 @@ from xr_daisi.training_options import (
     check_same_state,
     check_transforms,
     copy_network,
+    network_entries,
     transforms_of,
     with_holes,
 )
@@ -71,6 +71,7 @@ def train_prior(
     progress: bool | None = None,
     normalization: str = "variable",
     roll: Sequence[str] = (),
+    network: str | None = None,
     multipliers: Sequence[int] | None = None,
     blocks: int | None = None,
     patch: int | None = None,
@@ -109,7 +110,7 @@ def train_prior(
     batch_size : int, optional
         States per step; 32, or fewer where the history is short.
     width : int, optional
-        Channels of the network at full resolution, a multiple of 8; 32.
+        Channels of the network at full resolution, a multiple of 8; 32 of a U-Net.
     static : xarray.Dataset, optional
         Fixed fields on the same grid (land mask, orography, position) that the network sees;
         each is standardised.
@@ -137,8 +138,12 @@ def train_prior(
     roll : sequence of str
         Periodic dimensions along which the statistics do not change: states are shifted along
         them at random, which multiplies the data. Statistics are pooled along them.
+    network : {"unet", "mlp"}, optional
+        ``"mlp"`` is a dense network for states of few numbers, such as the Lorenz systems; that
+        of `init`, else ``"unet"``, when None.
     multipliers, blocks, patch
-        Shape of the network, see `xr_daisi.networks.UNetConfig`.
+        Shape of the network, see `xr_daisi.networks.UNetConfig`; a dense network has `width`
+        (128) and `blocks` (3) alone.
     dropout : float
         Share of features left out at random in training: against overfitting of short histories.
     learning_rate, warmup, weight_decay : float
@@ -207,7 +212,12 @@ def train_prior(
     shape = {k: v for k, v in shape.items() if v is not None}
     previous = load_prior(init) if isinstance(init, (str, Path)) else init
     if previous is not None:
-        wanted = {**shape, "static": static, "transform": transform and dict(transform)}
+        wanted = {
+            **shape,
+            "network": network,
+            "static": static,
+            "transform": transform and dict(transform),
+        }
         # The defaults of these two do not tell whether they were asked for.
         wanted["normalization"] = None if normalization == "variable" else normalization
         wanted["dropout"] = dropout or None
@@ -238,29 +248,23 @@ def train_prior(
     axes = tuple(1 + spec.dims.index(d) for d in rolled)
     if previous is None:
         fixed = static_fields(static, spec, roll=rolled)
-        shape.setdefault("multipliers", _default_multipliers(spec))
-        config = UNetConfig(
-            channels=spec.channels,
-            static_channels=0 if fixed is None else fixed.shape[0],
-            periodic=spec.periodic,
-            dropout=dropout,
-            **shape,
-        )
+        fields = 0 if fixed is None else fixed.shape[0]
+        entries = network_entries(network, spec, fields, dropout, shape)
         statistics = history.statistics(*train)
         check_roll(rolled, spec, statistics.holes)
         norm = statistics.averaged(axes).normalization(normalization, history.transforms)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = UNet(config, fixed)
+            velocity = build_network(entries, fixed)
     else:
-        network = copy_network(previous)
+        velocity = copy_network(previous)
         history.read(0, 1)
         norm = with_holes(previous, history.holes)
         check_roll(rolled, spec, norm.holes)
     states = (train[1] - train[0]) * history.per_time
     batch = min(32, max(4, states // 8)) if batch_size is None else batch_size
     trainer = Trainer(
-        network,
+        velocity,
         history,
         norm,
         train=train,
@@ -306,15 +310,9 @@ def train_prior(
         spec,
         norm,
         settings=recommended,
-        interpolant=network.config.interpolant,
+        interpolant=velocity.config.interpolant,
         card=card,
     )
-
-
-def _default_multipliers(spec: StateSpec) -> tuple[int, ...]:
-    """Go down until about eight points are left along the longest dimension, at most four times."""
-    levels = 1 + max(0, round(math.log2(max(spec.space_shape) / 8.0)))
-    return (1, 2, 2, 4, 4)[: min(levels, 5)]
 
 
 def _split(history: History, validation: float) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -17,7 +17,7 @@ from xr_daisi.errors import (
     problem,
     raise_problems,
 )
-from xr_daisi.networks import UNet
+from xr_daisi.networks import KNOWN_NETWORKS, NETWORKS, Network, build_network
 from xr_daisi.priors import FlowPrior
 from xr_daisi.transforms import TRANSFORMS
 
@@ -34,6 +34,7 @@ __all__ = [
     "check_same_state",
     "check_transforms",
     "copy_network",
+    "network_entries",
     "transforms_of",
     "with_holes",
 ]
@@ -136,7 +137,7 @@ def check_initial(previous: FlowPrior, wanted: Mapping[str, Any]) -> None:
         raise DaisiTypeError(
             problem("init", type(previous).__name__, "a FlowPrior, a path or a registered name")
         )
-    if not isinstance(previous.network, UNet):
+    if not isinstance(previous.network, KNOWN_NETWORKS):
         raise PriorError(
             problem("init", "a prior with a network of its own", "one trained by train_prior")
         )
@@ -144,6 +145,7 @@ def check_initial(previous: FlowPrior, wanted: Mapping[str, Any]) -> None:
     kept |= {
         "transform": transforms_of(previous),
         "normalization": previous.card.get("normalization"),
+        "network": previous.network.config.kind,
     }
     remedy = "leave it out, or train without init"
     problems = []
@@ -152,8 +154,8 @@ def check_initial(previous: FlowPrior, wanted: Mapping[str, Any]) -> None:
             continue
         if name == "static":
             problems.append(problem(name, "fields", "those that init brings", remedy))
-        elif value != kept[name]:
-            expected = f"{kept[name]!r}, as {previous.name!r} of init has it"
+        elif value != kept.get(name):
+            expected = f"{kept.get(name)!r}, as {previous.name!r} of init has it"
             problems.append(problem(name, repr(value), expected, remedy))
     raise_problems(SettingsError, problems)
 
@@ -246,14 +248,62 @@ def with_holes(previous: FlowPrior, holes: np.ndarray | None) -> Normalization:
     return previous.normalization
 
 
-def copy_network(prior: FlowPrior) -> UNet:
+def copy_network(prior: FlowPrior) -> Network:
     """Return a copy of a prior's network, ready to be trained."""
-    if not isinstance(prior.network, UNet):
+    if not isinstance(prior.network, KNOWN_NETWORKS):
         raise TypeError("copy_network takes priors that check_initial has passed")
     static = prior.network.static
-    network = UNet(prior.network.config, static if static.numel() else None)
+    network = build_network(prior.network.config.to_dict(), static if static.numel() else None)
     network.load_state_dict(prior.network.state_dict())
     return network
+
+
+def network_entries(
+    kind: str | None, spec: StateSpec, static_channels: int, dropout: float, shape: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the configuration of a new network.
+
+    Parameters
+    ----------
+    kind : str or None
+        ``"unet"``, also for None, or ``"mlp"``.
+    spec : StateSpec
+        The state.
+    static_channels : int
+        Number of static fields.
+    dropout : float
+        Share of features left out.
+    shape : dict
+        What was asked for of width, multipliers, blocks and patch.
+
+    Raises
+    ------
+    SettingsError
+        For an unknown kind, or options that it has not.
+    """
+    kind = kind or "unet"
+    if kind not in NETWORKS:
+        expected = f"one of {', '.join(sorted(NETWORKS))}"
+        raise SettingsError(problem("network", repr(kind), expected))
+    entries = {"kind": kind, "channels": spec.channels, "dropout": dropout, **shape}
+    if kind == "mlp":
+        raise_problems(
+            SettingsError,
+            [
+                problem(name, repr(shape[name]), "none for network='mlp'", "leave it out")
+                for name in ("multipliers", "patch")
+                if name in shape
+            ],
+        )
+        return {**entries, "space": tuple(spec.space_shape)}
+    entries.setdefault("multipliers", _default_multipliers(spec))
+    return {**entries, "static_channels": static_channels, "periodic": spec.periodic}
+
+
+def _default_multipliers(spec: StateSpec) -> tuple[int, ...]:
+    """Go down until about eight points are left along the longest dimension, at most four times."""
+    levels = 1 + max(0, round(math.log2(max(spec.space_shape) / 8.0)))
+    return (1, 2, 2, 4, 4)[: min(levels, 5)]
 
 
 def _is_number(value: object) -> bool:

@@ -20,13 +20,15 @@ References
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from xr_daisi.errors import SettingsError, StateError, problem, raise_problems
+from xr_daisi.errors import SettingsError, StateError, problem
+from xr_daisi.systems.base import System
+from xr_daisi.systems.sqg_parameters import SQGParameters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,76 +38,10 @@ if TYPE_CHECKING:
 
 __all__ = ["SQG", "SQGParameters", "to_dataset"]
 
-
-@dataclass(frozen=True)
-class SQGParameters:
-    """Physical and numerical constants of the model.
-
-    Attributes
-    ----------
-    n : int
-        Grid points along each horizontal axis.
-    length : float
-        Side of the square domain, m.
-    depth : float
-        Distance between the two boundaries, m.
-    coriolis : float
-        Coriolis parameter, s-1.
-    buoyancy_frequency_squared : float
-        Stratification N^2, s-2.
-    jet_speed : float
-        Vertical shear of the equilibrium jet across the depth, m s-1.
-    relaxation_days : float
-        Time scale of the relaxation towards the equilibrium jet, days.
-    ekman : float
-        Ekman friction coefficient at the lower boundary, m.
-    diffusion_order : int
-        Order of the hyperdiffusion (power of the total wavenumber).
-    diffusion_efold : float
-        E-folding time of the smallest resolved scale, s.
-    time_step : float
-        Runge-Kutta step, s.
-    theta0, gravity : float
-        Reference potential temperature, K, and gravity, m s-2.
-    advection_factor : float
-        Multiplies the advection. 1 is the textbook equation. The model behind the published DAISI
-        experiments leaves the transform of the 3/2-padded grid unnormalised, which strengthens
-        advection by (3/2)^2 = 2.25 (as if time ran 2.25 times faster with a relaxation of 22.5
-        days); the default keeps that, so that results compare with the published ones
-        (standard deviation 8.1 K instead of 12.4 K).
-    """
-
-    n: int = 64
-    length: float = 20.0e6
-    depth: float = 10.0e3
-    coriolis: float = 1.0e-4
-    buoyancy_frequency_squared: float = 1.0e-4
-    jet_speed: float = 30.0
-    relaxation_days: float = 10.0
-    ekman: float = 0.0
-    diffusion_order: int = 8
-    diffusion_efold: float = 86400.0
-    time_step: float = 1200.0
-    theta0: float = 300.0
-    gravity: float = 9.8
-    advection_factor: float = 2.25
-
-    def __post_init__(self) -> None:
-        problems = []
-        if self.n < 4 or self.n % 2:
-            problems.append(problem("n", repr(self.n), "an even number of points, at least 4"))
-        for name in ("length", "depth", "coriolis", "buoyancy_frequency_squared", "time_step"):
-            if not getattr(self, name) > 0:
-                problems.append(problem(name, repr(getattr(self, name)), "a positive number"))
-        raise_problems(SettingsError, problems)
-
-    @property
-    def kelvin(self) -> float:
-        """Kelvin per model unit, ``f theta0 / g``."""
-        return self.coriolis * self.theta0 / self.gravity
+SPIN_UP_DAYS = 300.0
 
 
-class SQG:
+class SQG(System):
     """Integrate the two-level SQG equations for a batch of members.
 
     Parameters
@@ -123,7 +59,19 @@ class SQG:
     >>> theta = model.random_state(members=2, seed=0)       # K, (member, level, y, x)
     >>> model.advance(theta, hours=3).shape
     torch.Size([2, 2, 16, 16])
+
+    An instance is also a forecast model, with labels:
+
+    >>> ensemble = to_dataset(theta).assign_coords(time=np.datetime64("2000-01-01", "ns"))
+    >>> later = model(ensemble, np.datetime64("2000-01-01T03"))
+    >>> str(later.time.values)[:16]
+    '2000-01-01T03:00'
     """
+
+    name = "sqg"
+    periodic = ("y", "x")
+    initial_error = 3.06
+    """White noise of the published initial ensemble, K."""
 
     def __init__(
         self,
@@ -133,6 +81,8 @@ class SQG:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.parameters = p = parameters or SQGParameters()
+        self.state_shape = (2, p.n, p.n)
+        self.time_step = np.timedelta64(round(p.time_step * 1e9), "ns")
         self.device, self.dtype = torch.device(device), dtype
         n = p.n
         wavenumber = 2.0 * math.pi / p.length
@@ -158,6 +108,11 @@ class SQG:
             torch.exp(-(p.time_step / p.diffusion_efold) * (total / cutoff) ** p.diffusion_order)
         )
         self._equilibrium = torch.fft.rfft2(real(self._equilibrium_jet())).to(self.device)
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """What it is, as plain JSON types."""
+        return {**super().configuration, **asdict(self.parameters)}
 
     # -- state in and out -------------------------------------------------------------------------
 
@@ -194,6 +149,23 @@ class SQG:
         state[:, 1] += 2000.0 * bump
         state -= state.mean(dim=(-2, -1), keepdim=True)
         return (state * self.parameters.kelvin).to(device=self.device, dtype=self.dtype)
+
+    def spun_up(self, members: int = 1, *, seed: int = 0) -> Tensor:
+        """Return states after 300 days (about a minute each on one CPU thread).
+
+        Parameters
+        ----------
+        members : int
+            Number of independent states.
+        seed : int
+            Of the noise that they start from.
+
+        Returns
+        -------
+        Tensor
+            Potential temperature in K, ``(member, level, y, x)``.
+        """
+        return self.advance(self.random_state(members, seed=seed), 24.0 * SPIN_UP_DAYS)
 
     def _to_spectral(self, theta: Tensor) -> Tensor:
         n = self.parameters.n
@@ -280,6 +252,24 @@ class SQG:
             )
         return steps
 
+    def run(self, states: Tensor, steps: int) -> Tensor:
+        """Integrate by a number of steps; see `advance`."""
+        with torch.no_grad():
+            spectral = self._to_spectral(states)
+            for _ in range(steps):
+                spectral = self._step(spectral)
+            return self._to_kelvin(spectral)
+
+    def label(
+        self,
+        states: Tensor | np.ndarray,
+        *,
+        dims: tuple[str, ...] = ("member",),
+        times: np.ndarray | None = None,
+    ) -> xr.Dataset:
+        """Return states as a Dataset; see `to_dataset`."""
+        return to_dataset(states, dims=dims, times=times, parameters=self.parameters)
+
     def advance(self, theta: Tensor, hours: float) -> Tensor:
         """Integrate forward.
 
@@ -302,11 +292,7 @@ class SQG:
         StateError
             If `theta` has another shape.
         """
-        with torch.no_grad():
-            spectral = self._to_spectral(theta)
-            for _ in range(self._steps(hours)):
-                spectral = self._step(spectral)
-            return self._to_kelvin(spectral)
+        return self.run(theta, self._steps(hours))
 
     def trajectory(self, theta: Tensor, *, hours: float, states: int) -> Iterator[Tensor]:
         """Yield `states` states, the first one `hours` after the start, then every `hours`.

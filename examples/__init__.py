@@ -1,0 +1,1 @@
+"""Examples and experiments with xr_daisi."""

@@ -1,0 +1,1 @@
+"""The published experiments, each with one command; see docs/experiments.md."""
