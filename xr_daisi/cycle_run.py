@@ -7,7 +7,7 @@ import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import xarray as xr
@@ -19,6 +19,7 @@ from xr_daisi.cycle_observations import told_window
 from xr_daisi.cycle_plan import CyclePlan, versions
 from xr_daisi.cycle_scores import departures, score_dataset, score_dict, truth_scores
 from xr_daisi.cycle_store import CycleStore
+from xr_daisi.ensemble_settings import Method
 from xr_daisi.ensembles import time_text
 from xr_daisi.errors import (
     DivergenceError,
@@ -274,7 +275,7 @@ class CycleRun:
                 background,
                 datasets[0] if len(datasets) == 1 else datasets,
                 plan.prior,
-                method=plan.method,
+                method=cast("Method", plan.method),
                 seed=plan.seed,
                 **{"progress": False, **plan.keywords},
             )
