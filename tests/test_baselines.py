@@ -235,6 +235,7 @@ def test_round_a_periodic_plane() -> None:
         changed = (found.t != state.t).any("member").isel(y=0)
         assert np.flatnonzero(changed).tolist() == expected
         assert json.loads(found.daisi_state)["periodic"] == [False, "x" in periodic]
+        assert json.loads(found.daisi_settings)["periodic"] == list(periodic)
 
 
 def test_operators_thinning_and_correlated_errors() -> None:
@@ -350,6 +351,7 @@ def test_settings_that_do_not_serve_are_named() -> None:
         assimilate(FORECAST, OBS, method="enkf")  # type: ignore[call-overload]
     with pytest.raises(SettingsError, match=r"localization: found none.*etkf"):
         assimilate(FORECAST, OBS, method="letkf")
+    assimilate(FORECAST, OBS, gaussian_prior(), inflation=1, relaxation=0, **QUICK)  # as left out
     with pytest.raises(SettingsError, match="batch"):
         assimilate(FORECAST, OBS, **LOCAL, batch=2)
     with pytest.raises(SettingsError, match="t_min"):

@@ -70,7 +70,10 @@ def check_keywords(method: str, keywords: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_unset(name: str, value: Any) -> bool:
     default = UNSET.get(name)
-    return value is None if default is None else type(value) is type(default) and value == default
+    if default is None or value is None:
+        return value is None
+    same: bool = isinstance(value, bool) == isinstance(default, bool) and value == default
+    return same
 
 
 def engine_for(

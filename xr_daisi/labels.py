@@ -68,6 +68,9 @@ def analysis_attributes(
     """
     own = engine.settings.to_dict()
     own = {"method": engine.method, **{k: v for k, v in own.items() if serves(engine.method, k)}}
+    spec = engine.prior.spec
+    if isinstance(engine.prior, ForecastState):
+        own["periodic"] = [d for d, p in zip(spec.dims, spec.periodic, strict=True) if p]
     settings = {**own, **plan.options.to_dict()}
     attrs = _common(forecast, engine, "assimilate", settings)
     attrs["daisi_observations"] = json.dumps(_counts(plan, rejected))
