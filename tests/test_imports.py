@@ -18,9 +18,16 @@ LAYERS: tuple[set[str], ...] = (
     {"flow", "interpolant", "converters", "networks", "patches"},
     {"state", "observations", "operators", "guidance", "sampling", "priors", "training"},
     {"analysis", "check", "verification", "plotting", "baselines", "forecast", "cycle_plan"}
-    | {"cycle_scores", "cycle_forecasts", "cycle_run", "cycle_replay"},
+    | {
+        "cycle_scores",
+        "cycle_forecasts",
+        "cycle_run",
+        "cycle_replay",
+        "cycle_config",
+        "cycle_models",
+    },
     {"cycling"},
-    {"cli", "cli_check", "accessor", "demo"},
+    {"cli", "cli_check", "cli_cycle", "accessor", "demo"},
     {"__init__", "__main__"},
 )
 HELPERS = 2
