@@ -180,7 +180,10 @@ class ExternalModel:
     ) -> list[str]:
         """Write the input of one member; return its command."""
         alone = one if form.member is None else one.isel({form.member: 0}, drop=True)
-        write_file(alone.drop_encoding(), room / INPUT, overwrite=True)
+        alone = alone.drop_encoding()
+        # Whole days, which a time at midnight would be written in, have no room for the next one.
+        alone[form.time].encoding = {"units": "seconds since 1970-01-01", "dtype": "float64"}
+        write_file(alone, room / INPUT, overwrite=True)
         values = {
             "input": room / INPUT,
             "output": room / OUTPUT,
