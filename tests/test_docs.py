@@ -51,19 +51,23 @@ def test_examples_of_the_page_on_observations_run(
         exec(compile(block, f"block {number} of observations.md", "exec"), namespace)
 
 
-def test_examples_of_the_page_on_scaling_run() -> None:
-    """Those for a CPU; what needs a script, a GPU or a cluster is compiled."""
-    text = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize(("page", "made"), [("scaling", "result"), ("cycling", "feedback")])
+def test_examples_of_other_pages_run(
+    page: str, made: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those for a CPU; what needs a script, a GPU, a cluster or a program is compiled."""
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
     blocks = re.findall(
         r"(<!-- not run -->\n)?^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL
     )
     assert len(blocks) > 5
     namespace: dict[str, object] = {"__name__": "page"}
     for number, (not_run, block) in enumerate(blocks):
-        code = compile(block, f"block {number} of scaling.md", "exec")
+        code = compile(block, f"block {number} of {page}.md", "exec")
         if not not_run:
             exec(code, namespace)
-    assert "result" in namespace
+    assert made in namespace
 
 
 def test_examples_of_the_page_on_verification_run(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,9 +19,10 @@ LAYERS: tuple[set[str], ...] = (
     {"state", "observations", "operators", "guidance", "sampling", "priors", "training"},
     {"analysis", "check", "verification", "plotting", "baselines", "forecast", "cycle_plan"}
     | {"cycle_scores", "cycle_forecasts", "cycle_run", "cycle_replay"}
+    | {"cycle_config", "cycle_models"}
     | {"score_plots", "skill_plots", "field_plots"},
     {"cycling"},
-    {"cli", "cli_check", "accessor", "plot_accessor", "demo"},
+    {"cli", "cli_check", "cli_cycle", "accessor", "plot_accessor", "demo"},
     {"__init__", "__main__"},
 )
 HELPERS = 2

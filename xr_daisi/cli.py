@@ -24,6 +24,7 @@ from xr_daisi.cli_arguments import (
     pairs,
 )
 from xr_daisi.cli_check import check
+from xr_daisi.cli_cycle import cycle, replay
 from xr_daisi.cli_messages import analysed_by, counted, fail, report, tell_table, usage_error
 from xr_daisi.cli_methods import MethodChoice
 from xr_daisi.cli_process import Terminated, logger, progress_of_chunks, running, stopped
@@ -32,7 +33,7 @@ from xr_daisi.errors import DaisiError, problem
 
 __all__ = ["app", "main"]
 
-COMMANDS = {"assimilate", "check", "demo", "info", "train"}
+COMMANDS = {"assimilate", "check", "cycle", "demo", "info", "replay", "train"}
 
 app = App(
     name="xr-daisi",
@@ -161,6 +162,8 @@ def assimilate(
 
 
 app.command(check, usage="Usage: xr-daisi check [OPTIONS] FORECAST [OBS]")
+app.command(cycle, usage="Usage: xr-daisi cycle [OPTIONS] CONFIG")
+app.command(replay, usage="Usage: xr-daisi replay [OPTIONS] STORE --cycle NUMBER")
 
 
 @app.command(usage="Usage: xr-daisi train [OPTIONS] HISTORY PRIOR")

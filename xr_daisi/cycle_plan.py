@@ -58,6 +58,8 @@ class CyclePlan:
         How many in all.
     configuration : dict
         What makes it this cycle and no other, plain JSON types.
+    named : str or None
+        The file or name that the prior was given by.
     """
 
     initial: xr.Dataset
@@ -74,6 +76,7 @@ class CyclePlan:
     window: np.timedelta64
     cycles: int
     configuration: dict[str, Any]
+    named: str | None = None
 
     def time(self, cycle: int) -> np.datetime64:
         """Return the time of analysis of a cycle."""
@@ -153,7 +156,6 @@ def make_plan(
         else {
             "name": chosen.name,
             "sha256": chosen.sha256,
-            "given": given,
             "settings": json.loads(json.dumps(chosen.settings.to_dict(), default=str)),
         },
         "seed": int(seed),
@@ -177,6 +179,7 @@ def make_plan(
         window=step,
         cycles=int(count),
         configuration=configuration,
+        named=given,
     )
 
 

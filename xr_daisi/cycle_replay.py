@@ -136,7 +136,7 @@ def replay(
             analysis = assimilate(
                 background,
                 observations[0] if len(observations) == 1 else observations,
-                _prior(configuration["prior"], prior),
+                _prior(configuration["prior"], prior, kept.state["sessions"][-1]["prior"]),
                 method=configuration["method"],
                 seed=configuration["seed"],
                 **{"progress": False, **keywords, **assimilate_keywords},
@@ -184,12 +184,14 @@ def _stored(keywords: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if k in PAIRS and isinstance(v, list) else v for k, v in names.items()}
 
 
-def _prior(entries: dict[str, Any] | None, given: FlowPrior | str | Path | None) -> Any:
+def _prior(
+    entries: dict[str, Any] | None, given: FlowPrior | str | Path | None, before: str | None
+) -> Any:
     if entries is None:
         return given
     prior = given
     if prior is None:
-        named = entries["given"] or (entries["name"] if entries["sha256"] else None)
+        named = before or (entries["name"] if entries["sha256"] else None)
         if named is None:
             found = f"{entries['name']!r}, a prior that was only in memory"
             raise PriorError(problem("prior", found, "the prior itself", "pass prior=..."))

@@ -109,7 +109,7 @@ class CycleRun:
             self._refuse_other_observations()
         now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         session = {"from_cycle": store.finished, "at": now, **versions()}
-        session["on_failure"] = plan.on_failure
+        session |= {"on_failure": plan.on_failure, "prior": plan.named}
         self.sessions = [*store.state["sessions"], session]
         before = store.state["sessions"][-1:]
         for old in before:

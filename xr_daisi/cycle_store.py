@@ -316,6 +316,9 @@ class CycleStore:
                     entry.name.isdigit() and int(entry.name) < self.finished
                 ):
                     shutil.rmtree(entry)
+        for folder in (self.path, *(self.path / name for name in TABLES)):
+            for half_written in folder.glob(".writing-*"):
+                half_written.unlink()
 
     def _recover_array(self, array: Path, kept: Mapping[str, str]) -> None:
         relative = f"{array.parent.name}/{array.name}"

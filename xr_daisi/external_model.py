@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shlex
 import shutil
-import signal
 import string
-import subprocess
 import tempfile
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -24,15 +20,12 @@ from xr_daisi.ensembles import EnsembleForm, form_of, instant, member_labels
 from xr_daisi.errors import DaisiError, ForecastError, SettingsError, problem, raise_problems
 from xr_daisi.files import open_file, write_file
 from xr_daisi.forecast_checks import checked_forecast
+from xr_daisi.programs import Failure, Programs, said
 
 __all__ = ["ExternalModel"]
 
 FIELDS = ("input", "output", "start", "until", "member")
 INPUT, OUTPUT = "input.nc", "output.nc"
-TAIL = 20
-"""Lines of what a program said that an error repeats."""
-GRACE = 5.0
-"""Seconds that a program has to end after it was asked to."""
 
 
 class ExternalModel:
@@ -54,6 +47,8 @@ class ExternalModel:
         Where the working folders are made; the system's place for temporary files when None.
     environment : mapping, optional
         Variables of the environment to set beside those that are there.
+    base : str or Path, optional
+        The folder in which files that the command names are looked for; the current one when None.
 
     Raises
     ------
@@ -62,7 +57,7 @@ class ExternalModel:
 
     Notes
     -----
-    The program starts in its working folder. Arguments that name a file where Python runs, such as
+    The program starts in its working folder. Arguments that name a file in `base`, such as
     ``model.py`` or ``./ocean``, are given to it as absolute paths. The input holds the
     variables of one member at one time. The output must hold the same, labelled with ``until``; of
     several times that one is taken.
@@ -83,6 +78,7 @@ class ExternalModel:
         keep: Literal["failed", "never", "always"] = "failed",
         directory: str | Path | None = None,
         environment: Mapping[str, str] | None = None,
+        base: str | Path | None = None,
     ) -> None:
         parts, problems = _parts(command)
         if timeout is not None and not (_is_number(timeout) and timeout > 0):
@@ -96,6 +92,7 @@ class ExternalModel:
         self.timeout, self.parallel, self.keep = timeout, parallel, keep
         self.directory = None if directory is None else Path(directory).expanduser()
         self.environment = dict(environment or {})
+        self.base = Path("." if base is None else base).expanduser()
 
     @property
     def configuration(self) -> dict[str, Any]:
@@ -139,7 +136,7 @@ class ExternalModel:
         if self.directory is not None:
             self.directory.mkdir(parents=True, exist_ok=True)
         # Files are read and written here alone: the NetCDF library is not made for threads.
-        running, rooms = _Running(), []
+        running, rooms = Programs(), []
         with ThreadPoolExecutor(int(self.parallel)) as pool:
             try:
                 work = []
@@ -148,7 +145,11 @@ class ExternalModel:
                         Path(tempfile.mkdtemp(prefix=f"member-{label}-", dir=self.directory))
                     )
                     arguments = self._prepare(one, label, form, until, rooms[-1])
-                    work.append(pool.submit(self._run, running, arguments, rooms[-1]))
+                    options: dict[str, Any] = {
+                        "environment": self.environment,
+                        "timeout": self.timeout,
+                    }
+                    work.append(pool.submit(running.run, arguments, rooms[-1], **options))
                 results = [
                     self._result(task.result(), one, form, until, room)
                     for task, one, room in zip(work, members, rooms, strict=True)
@@ -162,7 +163,7 @@ class ExternalModel:
         failed = {
             label: result
             for label, result in zip(labels, results, strict=True)
-            if isinstance(result, _Failure)
+            if isinstance(result, Failure)
         }
         done = [result for result in results if isinstance(result, xr.Dataset)]
         forecast = _joined(done, form) if done else None
@@ -179,7 +180,10 @@ class ExternalModel:
     ) -> list[str]:
         """Write the input of one member; return its command."""
         alone = one if form.member is None else one.isel({form.member: 0}, drop=True)
-        write_file(alone.drop_encoding(), room / INPUT, overwrite=True)
+        alone = alone.drop_encoding()
+        # Whole days, which a time at midnight would be written in, have no room for the next one.
+        alone[form.time].encoding = {"units": "seconds since 1970-01-01", "dtype": "float64"}
+        write_file(alone, room / INPUT, overwrite=True)
         values = {
             "input": room / INPUT,
             "output": room / OUTPUT,
@@ -187,102 +191,36 @@ class ExternalModel:
             "until": _Time(until),
             "member": label,
         }
-        return [part.format(**values) for part in _found_here(self.command)]
+        return [part.format(**values) for part in _found(self.command, self.base)]
 
     def _result(
         self,
-        failure: _Failure | None,
+        failure: Failure | None,
         one: xr.Dataset,
         form: EnsembleForm,
         until: np.datetime64,
         room: Path,
-    ) -> xr.Dataset | _Failure:
+    ) -> xr.Dataset | Failure:
         """Return the forecast of one member, or why there is none."""
         target = room / OUTPUT
-        result: xr.Dataset | _Failure
+        result: xr.Dataset | Failure
         if failure is not None:
             result = failure
         elif not target.exists():
             there = sorted(p.name for p in room.iterdir() if p.suffix in (".nc", ".nc4"))
             found = f"no output {OUTPUT} (its folder has {', '.join(there)})"
-            result = _Failure(found, _said(room))
+            result = Failure(found, said(room))
         else:
             try:
                 result = _read(target, one, form, until)
             except DaisiError as error:
-                result = _Failure(f"an output that cannot be used ({error})")
-        failed = isinstance(result, _Failure)
+                result = Failure(f"an output that cannot be used ({error})")
+        failed = isinstance(result, Failure)
         if self.keep == "never" or (self.keep == "failed" and not failed):
             shutil.rmtree(room, ignore_errors=True)
-        elif isinstance(result, _Failure):
+        elif isinstance(result, Failure):
             result = result._replace(what=f"{result.what}, kept in {room}")
         return result
-
-    def _run(self, running: _Running, arguments: Sequence[str], room: Path) -> _Failure | None:
-        """Run the program; return what went wrong, None where nothing did."""
-        environment = {**os.environ, **self.environment}
-        with (room / "stdout.txt").open("wb") as out, (room / "stderr.txt").open("wb") as err:
-            try:
-                # A session of its own, so that what the program starts can be ended with it.
-                process = subprocess.Popen(
-                    arguments,
-                    cwd=room,
-                    env=environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=out,
-                    stderr=err,
-                    start_new_session=True,
-                )
-            except OSError as error:
-                return _Failure(f"no way to start {arguments[0]!r} ({error.strerror or error})")
-            with running.listed(process):
-                try:
-                    status = process.wait(self.timeout)
-                except subprocess.TimeoutExpired:
-                    _end(process)
-                    return _Failure(f"no end after {self.timeout:g} s", _said(room))
-        if status < 0:
-            return _Failure(f"an end by signal {signal.Signals(-status).name}", _said(room))
-        return _Failure(f"exit status {status}", _said(room)) if status else None
-
-
-class _Failure(NamedTuple):
-    """Why there is no forecast of a member: what was found, and what the program said."""
-
-    what: str
-    said: str = ""
-
-    def told(self, label: Any) -> str:
-        return problem(f"member {label}", self.what, "a forecast") + self.said
-
-
-class _Running:
-    """The programs that are running, to end them with Python."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.processes: set[subprocess.Popen[bytes]] = set()
-        self.stopped = False
-
-    @contextlib.contextmanager
-    def listed(self, process: subprocess.Popen[bytes]) -> Iterator[None]:
-        with self.lock:
-            self.processes.add(process)
-            late = self.stopped
-        if late:
-            _end(process)
-        try:
-            yield
-        finally:
-            with self.lock:
-                self.processes.discard(process)
-
-    def stop(self) -> None:
-        with self.lock:
-            self.stopped = True
-            processes = list(self.processes)
-        for process in processes:
-            _end(process)
 
 
 class _Time:
@@ -293,21 +231,6 @@ class _Time:
 
     def __format__(self, spec: str) -> str:
         return str(self.time.strftime(spec)) if spec else str(self.time.isoformat())
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a program and what it started."""
-    for kind in ("SIGTERM", "SIGKILL"):
-        with contextlib.suppress(OSError):
-            if hasattr(os, "killpg"):
-                os.killpg(process.pid, getattr(signal, kind))
-            else:
-                process.kill()
-        try:
-            process.wait(GRACE)
-        except subprocess.TimeoutExpired:
-            continue
-        return
 
 
 def _parts(command: str | Sequence[str]) -> tuple[list[str], list[str]]:
@@ -338,25 +261,15 @@ def _parts(command: str | Sequence[str]) -> tuple[list[str], list[str]]:
     return parts, problems
 
 
-def _found_here(parts: Sequence[str]) -> list[str]:
-    """Return the command with files that are seen from where Python runs as absolute paths."""
+def _found(parts: Sequence[str], base: Path) -> list[str]:
+    """Return the command with the files that it names as absolute paths."""
     out = []
     for number, part in enumerate(parts):
         # A plain name of a program is looked for by the system, as in a shell.
-        is_file = ("/" in part or number > 0) and not part.startswith("-") and Path(part).is_file()
-        out.append(os.path.abspath(part) if is_file else part)
+        is_file = (number > 0 or "/" in part) and not part.startswith("-")
+        is_file = is_file and (base / part).is_file()
+        out.append(os.path.abspath(base / part) if is_file else part)
     return out
-
-
-def _said(room: Path) -> str:
-    """Return the end of what a program said, as part of a message."""
-    for name in ("stderr.txt", "stdout.txt"):
-        with contextlib.suppress(OSError):
-            text = (room / name).read_text(encoding="utf-8", errors="replace").strip()
-            if text:
-                lines = text[-4000:].splitlines()[-TAIL:]
-                return f"; {name.removesuffix('.txt')} ends with:\n" + "\n".join(lines)
-    return "; it said nothing"
 
 
 def _read(path: Path, one: xr.Dataset, form: EnsembleForm, until: np.datetime64) -> xr.Dataset:
