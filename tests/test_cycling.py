@@ -184,6 +184,7 @@ def runs(tmp_path: Path, kind: str, *points: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.slow
 def test_killed_at_every_stage_it_ends_as_if_uninterrupted(tmp_path: Path) -> None:
     (found,) = runs(tmp_path, "stages")
     stages = 3 + len(xr_daisi.cycle_run.STAGES)
@@ -197,6 +198,26 @@ def test_killed_at_any_write_it_ends_as_if_uninterrupted(tmp_path: Path) -> None
     for found in runs(tmp_path, "writes", *points):
         assert found["statuses"] == [C.KILLED, 0], found
         assert found["different"] == [], found
+
+
+def test_stopped_at_some_stages_it_ends_as_if_uninterrupted(
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The quick form of the next two: an exception in this process."""
+    store = tmp_path / "a.zarr"
+    for place in (("write scores", 0), ("write analysis", 1), ("finish", 1), ("analysis", 2)):
+
+        def reached(stage: str, cycle: int, place: Any = place) -> None:
+            if (stage, cycle) == place:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(xr_daisi.cycle_run, "reached", reached)
+            with pytest.raises(KeyboardInterrupt):
+                C.run(store)
+        assert CycleStore.read_only(store).finished == place[1]
+    C.run(store)
+    assert C.tree(store) == C.tree(whole)
 
 
 def test_more_cycles_continue(tmp_path: Path, whole: Path) -> None:

@@ -312,13 +312,12 @@ class CycleStore:
         for name in TABLES:
             folder = self.path / name
             for entry in list(folder.iterdir()) if folder.is_dir() else ():
-                if entry.is_dir() and not (
-                    entry.name.isdigit() and int(entry.name) < self.finished
-                ):
+                finished = entry.name.isdigit() and int(entry.name) < self.finished
+                if entry.is_dir() and not finished:
                     shutil.rmtree(entry)
         for folder in (self.path, *(self.path / name for name in TABLES)):
-            for half_written in folder.glob(".writing-*"):
-                half_written.unlink()
+            for entry in list(folder.glob(".writing-*")):  # of a file that was being replaced
+                entry.unlink()
 
     def _recover_array(self, array: Path, kept: Mapping[str, str]) -> None:
         relative = f"{array.parent.name}/{array.name}"

@@ -41,7 +41,8 @@ def cycle(
     """Forecast and assimilate in turn, and store every cycle as it ends.
 
     Called again with the same arguments it goes on where it was, even if it was killed: the result
-    is the same, bit for bit, as without interruption. More `cycles` continue it.
+    is the same, bit for bit, as without interruption. More `cycles` continue it. One ensemble at a
+    time is held in memory.
 
     Parameters
     ----------
