@@ -91,3 +91,35 @@ def test_examples_of_the_page_on_baselines_run() -> None:
     namespace: dict[str, object] = {"__name__": "page"}
     for number, block in enumerate(blocks):
         exec(compile(block, f"block {number} of baselines.md", "exec"), namespace)
+
+
+def test_examples_of_the_page_on_experiments_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    assert len(blocks) > 2
+    namespace: dict[str, object] = {"__name__": "page"}
+    for number, block in enumerate(blocks):
+        exec(compile(block, f"block {number} of experiments.md", "exec"), namespace)
+    assert "scores" in namespace
+
+
+def test_commands_of_the_page_on_experiments_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every option and name in them is one of the runner's."""
+    import shlex
+
+    monkeypatch.syspath_prepend(str(ROOT))
+    from examples.experiments import era5, lorenz63, sqg
+    from examples.experiments.run import parser
+
+    known = {"sqg": sqg, "lorenz63": lorenz63, "era5": era5}
+    text = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^python -m examples\.experiments\.run (.*)$", text, flags=re.MULTILINE)
+    assert len(commands) >= 6
+    for command in commands:
+        given = parser().parse_args(shlex.split(command))
+        assert set(given.methods.split(",")) <= set(known[given.system].METHODS)
+        if given.system != "era5" and given.experiment != "all":
+            assert set(given.experiment.split(",")) <= set(known[given.system].EXPERIMENTS)

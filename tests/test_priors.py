@@ -272,8 +272,8 @@ def rewrite(path: Path, **changes: Any) -> None:
 
 
 def test_newer_formats_are_refused_clearly(file: Path) -> None:
-    rewrite(file, format_version=3)
-    with pytest.raises(PriorError, match="format version 3, expected at most 2; upgrade xr_daisi"):
+    rewrite(file, format_version=4)
+    with pytest.raises(PriorError, match="format version 4, expected at most 3; upgrade xr_daisi"):
         FlowPrior.load(file)
     # Even where nothing else in it can be understood.
     save_file({}, file, {"card": json.dumps({"format": prior_files.FORMAT, "format_version": 9})})

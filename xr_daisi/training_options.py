@@ -295,9 +295,12 @@ def network_entries(
                 if name in shape
             ],
         )
-        return {**entries, "space": tuple(spec.space_shape)}
-    entries.setdefault("multipliers", _default_multipliers(spec))
-    return {**entries, "static_channels": static_channels, "periodic": spec.periodic}
+        entries["space"] = tuple(spec.space_shape)
+    else:
+        entries.setdefault("multipliers", _default_multipliers(spec))
+        entries |= {"static_channels": static_channels, "periodic": spec.periodic}
+    found: dict[str, Any] = NETWORKS[kind][0].from_dict(entries).to_dict()
+    return found
 
 
 def _default_multipliers(spec: StateSpec) -> tuple[int, ...]:

@@ -117,8 +117,8 @@ def names(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Run what the command line says."""
+def run(arguments: argparse.Namespace) -> list[str]:
+    """Run what the command line says; returns what is to be said of runs that diverged."""
     prior = None if arguments.prior is None else xr_daisi.load_prior(arguments.prior)
     common: dict[str, Any] = {
         "steps": arguments.steps,
@@ -175,6 +175,7 @@ def run(arguments: argparse.Namespace) -> None:
             **common,
         )
         print(summarise(scores.frame(), arguments.out, experiments=["era5"]))
+    return scores.failed
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -182,11 +183,13 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", str(os.cpu_count() or 1))))
     try:
-        run(arguments)
+        failed = run(arguments)
     except (ValueError, FileNotFoundError, FileExistsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
+    for line in failed:
+        print(f"error: {line}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

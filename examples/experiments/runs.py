@@ -168,21 +168,26 @@ def execute(
     if done >= cycles:
         tell(f"{run.name}: {done} cycles are there")
         return
-    xr_daisi.cycle(
-        initial,
-        system,
-        twin.observations,
-        prior,
-        store=path,
-        window=window,
-        cycles=cycles,
-        truth=twin.truth,
-        operator=twin.operator,
-        seed=run.seed,
-        progress=False,
-        on_cycle=lambda r: record(r.cycle, r.analysis),
-        **run.keywords,
-    )
+    try:
+        xr_daisi.cycle(
+            initial,
+            system,
+            twin.observations,
+            prior,
+            store=path,
+            window=window,
+            cycles=cycles,
+            truth=twin.truth,
+            operator=twin.operator,
+            seed=run.seed,
+            progress=False,
+            on_cycle=lambda r: record(r.cycle, r.analysis),
+            **run.keywords,
+        )
+    except xr_daisi.DivergenceError as error:
+        # The other methods can still be compared; the table shows how far this one came.
+        scores.failed.append(f"{run.name}: {error}")
+        tell(f"{run.name} diverged: {error}")
 
 
 def stored(path: Path) -> CycleStore | None:

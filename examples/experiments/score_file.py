@@ -11,6 +11,8 @@ import pandas as pd
 
 COLUMNS = ("experiment", "method", "seed", "cycle", "rmse", "crps", "ssr")
 KEYS = ("experiment", "method", "seed", "cycle")
+POOLED = ("lorenz63", "era5")
+"""Experiments whose cycles are taken as one sample: a ratio of a few numbers has no mean."""
 
 
 class ScoreFile:
@@ -26,6 +28,7 @@ class ScoreFile:
 
     def __init__(self, path: Path, columns: tuple[str, ...] = COLUMNS) -> None:
         self.path, self.columns = path, columns
+        self.failed: list[str] = []
         self.keys = [c for c in columns if c in KEYS]
         self._repair()
         self.known = {tuple(str(row[k]) for k in self.keys) for row in self._rows()}
@@ -84,7 +87,8 @@ def averages(scores: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     scores : DataFrame
-        Rows of `ScoreFile`; seeds are averaged too.
+        Rows of `ScoreFile`; seeds are averaged too. Scores are averaged, but for experiments whose
+        name begins as one of `POOLED` roots are taken of mean squares.
 
     Returns
     -------
@@ -96,11 +100,26 @@ def averages(scores: pd.DataFrame) -> pd.DataFrame:
         cycles = int(part["cycle"].max()) + 1
         last = part[part["cycle"] >= cycles // 2]
         row: dict[str, object] = {"experiment": experiment, "method": method, "cycles": cycles}
+        average = _pooled if str(experiment).startswith(POOLED) else _averaged
+        whole, half = average(part), average(last)
         for name in ("rmse", "crps", "ssr"):
-            row[name] = part[name].mean()
-            row[f"{name} (last half)"] = last[name].mean()
+            row[name], row[f"{name} (last half)"] = whole[name], half[name]
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _averaged(part: pd.DataFrame) -> dict[str, float]:
+    return {name: float(part[name].mean()) for name in ("rmse", "crps", "ssr")}
+
+
+def _pooled(part: pd.DataFrame) -> dict[str, float]:
+    squared = part["rmse"] ** 2
+    variance = (part["ssr"] ** 2 * squared).mean()
+    return {
+        "rmse": float(squared.mean() ** 0.5),
+        "crps": float(part["crps"].mean()),
+        "ssr": float((variance / squared.mean()) ** 0.5),
+    }
 
 
 def markdown_table(frame: pd.DataFrame, digits: int = 3) -> str:
