@@ -547,6 +547,21 @@ def test_all_wrong_settings_at_once(tmp_path: Path) -> None:
     assert not (tmp_path / "a.zarr").exists()
 
 
+def test_unknown_keywords_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"tmin: found an unknown keyword.*'t_min'\?"):
+        C.run(tmp_path / "a.zarr", tmin=0.1)
+    assert not (tmp_path / "a.zarr").exists()
+
+
+def test_a_store_without_finished_cycles_takes_another_configuration(
+    tmp_path: Path, whole: Path
+) -> None:
+    with pytest.raises(SettingsError, match="method"):
+        C.run(tmp_path / "a.zarr", method="none such")
+    C.run(tmp_path / "a.zarr")
+    assert C.tree(tmp_path / "a.zarr") == C.tree(whole)
+
+
 def test_a_tolerance_beyond_the_window_contradicts_it(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"time_tolerance: .*at most half the window"):
         C.run(tmp_path / "a.zarr", time_tolerance="4h")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -14,6 +16,7 @@ import torch
 import xarray as xr
 
 from xr_daisi._version import __version__
+from xr_daisi.analysis import assimilate
 from xr_daisi.cycle_observations import ObservationSource, Window, observation_source
 from xr_daisi.cycle_scores import TruthSource
 from xr_daisi.ensembles import EnsembleForm, form_of, instant, member_labels, time_text
@@ -128,6 +131,12 @@ def make_plan(
         for name in ("dry_run",)
         if name in keywords
     ]
+    known = inspect.signature(assimilate).parameters
+    problems += [
+        problem(name, "an unknown keyword", "one of assimilate", _hint(name, known))
+        for name in keywords
+        if name not in known
+    ]
     options = dict(keywords)
     if step is not None:
         half = pd.Timedelta(step) / 2
@@ -191,6 +200,11 @@ def versions() -> dict[str, str]:
         "numpy": np.__version__,
         "xarray": xr.__version__,
     }
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), 1)
+    return f"did you mean {close[0]!r}?" if close else ""
 
 
 def _is_whole(value: Any) -> bool:

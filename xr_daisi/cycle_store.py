@@ -12,18 +12,17 @@ import json
 import os
 import shutil
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import xarray as xr
 
 from xr_daisi.durable import replace_json, replace_text, to_disk
 from xr_daisi.errors import DaisiError, SettingsError, problem, raise_problems
 from xr_daisi.fingerprints import differences
 from xr_daisi.output_files import check_free, replacing
+from xr_daisi.zarr_writing import FORMAT, TIME_ENCODING, encoding_of, quiet_zarr
 
 __all__ = ["CycleStore"]
 
@@ -31,12 +30,6 @@ LAYOUT = 1
 KEY = "xr_daisi_cycle"
 GROUPS = ("background", "analysis", "scores")
 TABLES = ("observations", "feedback")
-TIME_ENCODING = {"units": "microseconds since 1970-01-01", "dtype": "int64"}
-CHUNK = 32 * 2**20
-"""Largest size of a chunk, bytes, unless a single member is larger."""
-
-# Format 2 of Zarr: every library reads it, and texts have a place in its specification.
-FORMAT: dict[str, Any] = {"zarr_format": 2, "consolidated": True}
 
 
 class CycleStore:
@@ -55,6 +48,7 @@ class CycleStore:
     def __init__(self, path: Path, state: dict[str, Any]) -> None:
         self.path = path
         self.state = state
+        self._pending: dict[str, Any] | None = None
 
     # -- opening ---------------------------------------------------------------------------------
 
@@ -86,7 +80,10 @@ class CycleStore:
         """
         if path.exists() and not overwrite and (path / ".zattrs").exists():
             store = cls.read_only(path)
-            _refuse_differences(path, store.state["configuration"], configuration)
+            if store.finished:
+                _refuse_differences(path, store.state["configuration"], configuration)
+            else:  # nothing is lost: what began it may have been a mistake
+                store._pending = _new_state(configuration, time)
             return store
         check_free(path, overwrite=overwrite, remedy="pass overwrite=True")
         with replacing(path, overwrite=overwrite, remedy="pass overwrite=True") as temporary:
@@ -133,6 +130,7 @@ class CycleStore:
         try:
             import fcntl
         except ImportError:  # Windows
+            self._begin()
             yield
             return
         handle = os.open(self.path, os.O_RDONLY)
@@ -143,11 +141,21 @@ class CycleStore:
                 found = "another process that is writing to it"
                 remedy = "wait for it to end, or name another store"
                 raise DaisiError(problem(str(self.path), found, "none", remedy)) from error
-            # Another process may have gone on in the meantime.
-            self.state = type(self).read_only(self.path).state
+            self._begin()
             yield
         finally:
             os.close(handle)
+
+    def _begin(self) -> None:
+        """Read the state again: another process may have gone on in the meantime."""
+        self.state = type(self).read_only(self.path).state
+        pending, self._pending = self._pending, None
+        if pending is not None and self.finished:
+            there = self.state["configuration"]
+            _refuse_differences(self.path, there, pending["configuration"])
+        elif pending is not None:
+            self.state = pending
+            self.commit()
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -207,9 +215,9 @@ class CycleStore:
         """
         first = not (self.path / name).exists()
         out = ds.drop_encoding()
-        with _quiet_zarr():
+        with quiet_zarr():
             if first:
-                encoding = _encoding(out, self.time, member)
+                encoding = encoding_of(out, self.time, member)
                 out.to_zarr(self.path / name, mode="w", encoding=encoding, **FORMAT)
             else:
                 moving = [n for n, v in out.variables.items() if self.time not in v.dims]
@@ -229,7 +237,7 @@ class CycleStore:
         inner.mkdir()
         replace_json(inner / ".zgroup", {"zarr_format": 2})
         replace_json(inner / ".zattrs", dict(attrs))
-        with _quiet_zarr():
+        with quiet_zarr():
             for number, ds in enumerate(tables):
                 out = ds.drop_encoding()
                 encoding: dict[Any, Any] = {
@@ -366,30 +374,3 @@ def _refuse_differences(path: Path, there: Mapping[str, Any], here: Mapping[str,
 
 def _number(cycle: int) -> str:
     return f"{cycle:06d}"
-
-
-def _encoding(ds: xr.Dataset, time: str, member: str | None) -> dict[str, dict[str, Any]]:
-    """Chunks of one cycle each, and times as whole microseconds."""
-    out: dict[str, dict[str, Any]] = {}
-    for name, variable in ds.variables.items():
-        entry: dict[str, Any] = dict(TIME_ENCODING) if variable.dtype.kind == "M" else {}
-        if variable.ndim and variable.size:
-            chunks = dict(zip(variable.dims, variable.shape, strict=True))
-            if time in chunks:
-                chunks[time] = 1
-            if member in chunks:
-                one = int(np.prod([n for d, n in chunks.items() if d != member]))
-                limit = max(1, CHUNK // max(1, one * variable.dtype.itemsize))
-                chunks[member] = min(chunks[member], limit)
-            entry["chunks"] = tuple(chunks[d] for d in variable.dims)
-        out[str(name)] = entry
-    return out
-
-
-@contextlib.contextmanager
-def _quiet_zarr() -> Iterator[None]:
-    with warnings.catch_warnings():
-        # Of Zarr about itself: summaries of metadata are used on purpose.
-        warnings.filterwarnings("ignore", module=r"zarr\.")
-        warnings.filterwarnings("ignore", message=".*Zarr.*(format 3|V3).*")
-        yield
