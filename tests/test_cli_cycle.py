@@ -6,6 +6,7 @@ import json
 import sys
 import tomllib
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,11 @@ import xarray as xr
 from cli_files import LAT, LON, fields, labelled, make_files, stations
 
 from xr_daisi.cli import main
-from xr_daisi.cycle_config import TEMPLATE, parse_config
-from xr_daisi.cycle_models import SQGForecast
+from xr_daisi.cycle_config import TEMPLATE, parse_config, read_config
+from xr_daisi.cycle_models import model_of
 from xr_daisi.cycle_store import CycleStore
-from xr_daisi.demo import spun_up_states
 from xr_daisi.errors import SettingsError
-from xr_daisi.systems.sqg import SQG, to_dataset
+from xr_daisi.systems import SQG
 
 TIMES = np.datetime64("2019-03-24T00", "ns") + np.arange(3) * np.timedelta64(12, "h")
 
@@ -158,16 +158,10 @@ def test_a_climatology_is_the_model(
     )
 
 
-def test_sqg_is_a_model() -> None:
-    start, until = np.datetime64("2000-01-01T00", "ns"), np.datetime64("2000-01-01T03", "ns")
-    theta = spun_up_states()[:2]
-    ensemble = to_dataset(theta[None], dims=("time", "member"), times=np.array([start]))
-    found = SQGForecast()(ensemble.transpose("x", ...), until)
-    assert found.time.values.tolist() == [until.item()]
-    import torch
-
-    expected = SQG().advance(torch.from_numpy(theta), 3.0).numpy()
-    np.testing.assert_array_equal(found.theta.transpose(*ensemble.theta.dims)[0], expected)
+def test_sqg_is_a_model(configured: Callable[..., Path]) -> None:
+    path = configured(changed(model={"kind": "sqg"}))
+    with ExitStack() as files:
+        assert isinstance(model_of(read_config(path), files), SQG)
 
 
 def test_a_dry_run_writes_nothing(
