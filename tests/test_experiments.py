@@ -126,14 +126,18 @@ def test_another_configuration_is_refused(tmp_path: Path) -> None:
 def test_settings_are_the_published_ones() -> None:
     from examples.experiments.sqg import EXPERIMENTS, keywords
 
-    assert keywords("daisi", EXPERIMENTS["noisy"], None) == {
+    assert keywords("daisi-published", EXPERIMENTS["noisy"], None) == {
         "method": "daisi",
+        "steps": 100,
+        "solver": "euler",
         "noise": 0.03,
         "inverse_noise": 0.03,
         "guidance": "dps-normalized",
         "t_min": 0.4,
         "strength": 10.0,
     }
+    chosen = keywords("daisi", EXPERIMENTS["noisy"], 10)
+    assert (chosen["steps"], chosen["solver"], chosen["guidance"]) == (10, "adams", "mmps")
     published = keywords("daisi-published", EXPERIMENTS["saturating"], None)
     assert (published["steps"], published["solver"]) == (100, "euler")
     assert (published["guidance"], published["guidance_iterations"]) == ("mmps", 1)
