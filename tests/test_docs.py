@@ -29,6 +29,24 @@ def test_links_between_files_lead_somewhere(page: Path) -> None:
     assert not missing
 
 
+def run_page(page: str, *, at_least: int) -> dict[str, object]:
+    """Run a page's Python, block after block as a reader would; return what it made.
+
+    What is marked as not run, for it needs a script, a GPU, a cluster or a program, is compiled.
+    """
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    blocks = re.findall(
+        r"(<!-- not run -->\n)?^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL
+    )
+    assert len(blocks) >= at_least
+    namespace: dict[str, object] = {"__name__": "page"}
+    for number, (not_run, block) in enumerate(blocks):
+        code = compile(block, f"block {number} of {page}.md", "exec")
+        if not not_run:
+            exec(code, namespace)
+    return namespace
+
+
 def test_readme_has_the_two_commands() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for marker, ending in (("demo", "xr-daisi demo"), ("test", "-m pytest -n 2")):
@@ -40,70 +58,34 @@ def test_readme_has_the_two_commands() -> None:
 def test_examples_of_the_page_on_observations_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One after the other, as a reader would."""
     monkeypatch.chdir(tmp_path)
-    text = (ROOT / "docs" / "observations.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
-    assert len(blocks) > 12
-    namespace: dict[str, object] = {"__name__": "page"}
     warnings.simplefilter("error", xr_daisi.NoObservationsWarning)
-    for number, block in enumerate(blocks):
-        exec(compile(block, f"block {number} of observations.md", "exec"), namespace)
+    run_page("observations", at_least=13)
 
 
-@pytest.mark.parametrize(("page", "made"), [("scaling", "result"), ("cycling", "feedback")])
+@pytest.mark.parametrize(
+    ("page", "made", "at_least"),
+    [
+        ("scaling", "result", 6),
+        ("cycling", "feedback", 6),
+        ("experiments", "scores", 3),
+        ("baselines", "analysis", 4),
+    ],
+)
 def test_examples_of_other_pages_run(
-    page: str, made: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: str, made: str, at_least: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those for a CPU; what needs a script, a GPU, a cluster or a program is compiled."""
     monkeypatch.chdir(tmp_path)
-    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
-    blocks = re.findall(
-        r"(<!-- not run -->\n)?^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL
-    )
-    assert len(blocks) > 5
-    namespace: dict[str, object] = {"__name__": "page"}
-    for number, (not_run, block) in enumerate(blocks):
-        code = compile(block, f"block {number} of {page}.md", "exec")
-        if not not_run:
-            exec(code, namespace)
-    assert made in namespace
+    assert made in run_page(page, at_least=at_least)
 
 
 def test_examples_of_the_page_on_verification_run(capsys: pytest.CaptureFixture[str]) -> None:
     """All of them, and every score and picture that the page's table names is used."""
+    run_page("verification", at_least=8)
     text = (ROOT / "docs" / "verification.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
-    assert len(blocks) > 7
-    namespace: dict[str, object] = {"__name__": "page"}
-    for number, block in enumerate(blocks):
-        exec(compile(block, f"block {number} of verification.md", "exec"), namespace)
     for name in xr_daisi.verification.__all__:
         assert name in text or name in ("overall_scores",), name
     assert "dB" in capsys.readouterr().out
-
-
-def test_examples_of_the_page_on_baselines_run() -> None:
-    """One after the other; no sampler is called for more than a few steps."""
-    text = (ROOT / "docs" / "baselines.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
-    assert len(blocks) > 3
-    namespace: dict[str, object] = {"__name__": "page"}
-    for number, block in enumerate(blocks):
-        exec(compile(block, f"block {number} of baselines.md", "exec"), namespace)
-
-
-def test_examples_of_the_page_on_experiments_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    text = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
-    assert len(blocks) > 2
-    namespace: dict[str, object] = {"__name__": "page"}
-    for number, block in enumerate(blocks):
-        exec(compile(block, f"block {number} of experiments.md", "exec"), namespace)
-    assert "scores" in namespace
 
 
 def test_commands_of_the_page_on_experiments_are_known(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from xr_daisi.errors import SettingsError, StateError, problem
+from xr_daisi.errors import SettingsError, problem
 from xr_daisi.systems.base import System
+from xr_daisi.systems.labelling import checked_values, sample_coordinates
 from xr_daisi.systems.runge_kutta import integrate
 
 if TYPE_CHECKING:
@@ -115,16 +116,9 @@ class Lorenz63(System):
         """
         import xarray as xr
 
-        values = states.detach().cpu().numpy() if isinstance(states, torch.Tensor) else states
-        if values.ndim != len(dims) + 1 or values.shape[-1] != 3:
-            expected = f"({', '.join([*dims, '3'])})"
-            raise StateError(problem("states", f"shape {values.shape}", expected, "see dims="))
+        values = checked_values(states, dims, (3,))
         coords: dict[str, object] = {"point": ("point", [0], {"long_name": "the only point"})}
-        if "member" in dims:
-            members = np.arange(values.shape[dims.index("member")])
-            coords["member"] = ("member", members, {"standard_name": "realization"})
-        if times is not None:
-            coords["time"] = ("time", times, {"standard_name": "time"})
+        coords |= sample_coordinates(values, dims, times)
         data = {
             v: ((*dims, "point"), values[..., i : i + 1], {"long_name": text, "units": "1"})
             for i, (v, text) in enumerate(LONG_NAMES.items())

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from xr_daisi.errors import SettingsError, StateError, problem, raise_problems
+from xr_daisi.errors import SettingsError, problem, raise_problems
 from xr_daisi.systems.base import System
+from xr_daisi.systems.labelling import checked_values, sample_coordinates
 from xr_daisi.systems.runge_kutta import integrate
 
 if TYPE_CHECKING:
@@ -120,16 +121,9 @@ class Lorenz96(System):
         """
         import xarray as xr
 
-        values = states.detach().cpu().numpy() if isinstance(states, torch.Tensor) else states
-        if values.ndim != len(dims) + 1 or values.shape[-1] != self.n:
-            expected = f"({', '.join([*dims, str(self.n)])})"
-            raise StateError(problem("states", f"shape {values.shape}", expected, "see dims="))
+        values = checked_values(states, dims, (self.n,))
         x = ("x", np.arange(self.n, dtype=float), {"long_name": "position", "axis": "X"})
         coords: dict[str, object] = {"x": x}
-        if "member" in dims:
-            members = np.arange(values.shape[dims.index("member")])
-            coords["member"] = ("member", members, {"standard_name": "realization"})
-        if times is not None:
-            coords["time"] = ("time", times, {"standard_name": "time"})
+        coords |= sample_coordinates(values, dims, times)
         attrs = {"long_name": "a quantity of the atmosphere", "units": "1"}
         return xr.Dataset({"u": ((*dims, "x"), values, attrs)}, coords=coords)

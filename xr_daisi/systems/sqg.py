@@ -28,6 +28,7 @@ import torch
 
 from xr_daisi.errors import SettingsError, StateError, problem
 from xr_daisi.systems.base import System
+from xr_daisi.systems.labelling import checked_values, sample_coordinates
 from xr_daisi.systems.sqg_parameters import SQGParameters
 
 if TYPE_CHECKING:
@@ -357,11 +358,8 @@ def to_dataset(
     """
     import xarray as xr
 
-    values = theta.detach().cpu().numpy() if isinstance(theta, torch.Tensor) else np.asarray(theta)
-    p = parameters or SQGParameters(n=values.shape[-1])
-    if values.ndim != len(dims) + 3 or values.shape[-3:] != (2, p.n, p.n):
-        expected = f"({', '.join(dims)}, 2, {p.n}, {p.n})"
-        raise StateError(problem("theta", f"shape {values.shape}", expected, "see dims="))
+    p = parameters or SQGParameters(n=theta.shape[-1])
+    values = checked_values(theta, dims, (2, p.n, p.n), what="theta")
     axis = np.arange(p.n) * (p.length / p.n / 1000.0)
     coords: dict[str, object] = {
         "level": (
@@ -372,11 +370,7 @@ def to_dataset(
         "y": ("y", axis, {"long_name": "distance northward", "units": "km", "axis": "Y"}),
         "x": ("x", axis, {"long_name": "distance eastward", "units": "km", "axis": "X"}),
     }
-    if "member" in dims:
-        members = np.arange(values.shape[dims.index("member")])
-        coords["member"] = ("member", members, {"standard_name": "realization"})
-    if times is not None:
-        coords["time"] = ("time", times, {"standard_name": "time"})
+    coords |= sample_coordinates(values, dims, times)
     attrs = {
         "standard_name": "air_potential_temperature",
         "long_name": "potential temperature anomaly",
