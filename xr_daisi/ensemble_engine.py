@@ -152,7 +152,7 @@ class EnsembleEngine:
         -------
         ndarray
             Physical analysis, float64, shape of `states`, NaN in the holes. Points that no
-            observation reaches keep their values exactly.
+            observation reaches keep their values exactly, but for the noise of ``"ensf"``.
 
         Raises
         ------
@@ -208,7 +208,10 @@ class EnsembleEngine:
         normalization: Normalization,
         time: str,
     ) -> np.ndarray:
-        """Analysis by the score filter, in units of the forecast's own spread at each point."""
+        """Analysis by the score filter, in units of the forecast's own spread at each point.
+
+        Standardised and relaxed point by point as in arXiv:2404.00844; the mean is not rescaled.
+        """
         device, dtype, s = resolve_device(self.device), self.solver_dtype, self.settings
         x = normalization.normalize(states)
         mean, spread = x.mean(axis=0), x.std(axis=0, ddof=1)

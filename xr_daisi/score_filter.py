@@ -1,40 +1,108 @@
 r"""Ensemble score filter: sampling a posterior by a diffusion whose score the members give.
 
 Pseudo-time s runs from 0, the forecast, to 1, noise: ``z_s = a x + b n`` with ``n ~ N(0, I)``,
-``a = 1 - s (1 - e)``, ``b^2 = s``. The members x_j stand for the forecast, so the score of z_s is
+``a = 1 - s (1 - e_a)``, ``b^2 = e_b + s (1 - e_b)``. The score of z_s is a mean over forecast
+members x_j. As published, the mean is over a mini-batch of one: every new member is paired with
+one forecast member for the whole of its path,
 
-    ``S(z, s) = sum_j w_j (a x_j - z) / b^2``, ``w_j ~ exp(-|z - a x_j|^2 / (2 b^2))``,
+    ``S(z, s) = (a x_j - z) / b^2``.
 
-without any training. The posterior's score is taken to be ``S + (1 - s) grad log p(y | z)``: the
-likelihood is damped towards the noise, where it has no meaning. New members come from noise by
-Euler steps of the reverse stochastic equation. This is not exact, even for a Gaussian: the damped
-likelihood is not the score of the noised posterior.
+The posterior's score is taken to be ``S + (1 - s) grad log p(y | z)``: the likelihood is damped
+towards the noise, where it has no meaning. New members come from noise along the reverse
+stochastic equation.
 
-The step with the likelihood is taken implicitly, where H is linear: an explicit one is unstable as
-soon as errors are small. This module knows tensors only.
+So a member is not drawn from the posterior of the ensemble, but from that of a kernel
+``N(x_j, e_b I)``. Without a floor (``e_b = 0``) it would have no room to move: in the limit of many
+steps it would end on x_j whatever is observed. Weighing all members instead, every new member
+ends near some forecast member, often the same one, and an ensemble is soon copies of one.
 
 References
 ----------
 .. [1] F. Bao, Z. Zhang, G. Zhang, "An ensemble score filter for tracking high-dimensional nonlinear
    dynamical systems", arXiv:2309.00983, 2023.
+.. [2] F. Bao, H. G. Chipilski, S. Liang, G. Zhang, J. S. Whitaker, "Nonlinear ensemble filtering
+   with diffusion models: application to the surface quasi-geostrophic dynamics",
+   arXiv:2404.00844, 2024.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-__all__ = ["LEAST_ALPHA", "ensemble_score", "likelihood_step", "score_filter"]
+__all__ = ["KERNEL", "LEAST_ALPHA", "Step", "likelihood_step", "schedule", "score_filter"]
 
 LEAST_ALPHA = 0.05
-"""e: what is left of the state in the noise, so that the drift stays finite."""
+"""e_a: what is left of the state in the noise, so that the drift stays finite."""
+
+KERNEL = 0.025
+"""e_b: variance around a forecast member, of that of the forecast. More of it follows observations
+more closely, and adds more noise where there are none."""
 
 PROBES = 4
 """Random directions that tell how much an observation depends on the state."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Coefficients of one step towards the data.
+
+    Attributes
+    ----------
+    here, member : float
+        Factors of the state and of the forecast member it is paired with.
+    weight : float
+        Length of the step along the gradient of the log-likelihood.
+    noise : float
+        Standard deviation of what is added.
+    """
+
+    here: float
+    member: float
+    weight: float
+    noise: float
+
+
+def schedule(steps: int) -> list[Step]:
+    r"""Return the steps from noise to data.
+
+    Between two pseudo-times s > s', the reverse equation of a paired member has an exact solution
+    where nothing is observed: with ``c = (a / a') b'^2 / b^2``,
+
+        ``z' = a' x + c (z - a x) + b' \sqrt{1 - (a / a') c} n``.
+
+    Parameters
+    ----------
+    steps : int
+        How many. The pull of a member is ``1 / b^2``, so all have the same ratio of b^2.
+
+    Returns
+    -------
+    list of Step
+        The first starts at s = 1, the last ends at s = 0.
+
+    References
+    ----------
+    arXiv:2010.02502, equation 7, for this transition of a diffusion given its end.
+    """
+    variances = [KERNEL ** (k / steps) for k in range(steps + 1)]
+    found = []
+    for variance, after in pairwise(variances):
+        s, s_after = ((v - KERNEL) / (1.0 - KERNEL) for v in (variance, after))
+        a, a_after = (1.0 - t * (1.0 - LEAST_ALPHA) for t in (s, s_after))
+        ratio = a / a_after
+        here = ratio * after / variance
+        # The diffusion of the forward equation, integrated over the step.
+        added = variance - ratio**2 * after
+        noise = math.sqrt(after * (1.0 - ratio * here))
+        found.append(Step(here, a_after - here * a, added * (1.0 - s_after), noise))
+    return found
 
 
 class Observed(Protocol):
@@ -43,30 +111,6 @@ class Observed(Protocol):
     def __call__(self, z: Tensor, /) -> Tensor:
         """Return ``y - H(z)`` over the errors, ``(member, n)``, for states ``(member, point)``."""
         ...
-
-
-def ensemble_score(z: Tensor, members: Tensor, s: float) -> Tensor:
-    """Score of the noised forecast at pseudo-time s.
-
-    Parameters
-    ----------
-    z : Tensor, shape (k, point)
-        Where.
-    members : Tensor, shape (M, point)
-        The forecast.
-    s : float
-        In (0, 1].
-
-    Returns
-    -------
-    Tensor
-        Shape of z.
-    """
-    a = 1.0 - s * (1.0 - LEAST_ALPHA)
-    # Differences of large numbers decide which member is nearest.
-    distance = torch.cdist(z.double(), a * members.double())
-    weight = torch.softmax(-0.5 * distance**2 / s, dim=1).to(z.dtype)
-    return (a * (weight @ members) - z) / s
 
 
 def likelihood_step(z: Tensor, residual: Observed, step: float, signs: Tensor) -> Tensor:
@@ -109,7 +153,17 @@ def score_filter(
     steps: int,
     draw: Callable[[str, int], Tensor],
 ) -> Tensor:
-    """Draw new members from the posterior of a forecast.
+    """Move every member of a forecast to observations.
+
+    For ``y = x + e``, e of variance R, a new member is ``A x_j + K y + n`` with ``n ~ N(0, v)``:
+    the equation is affine. In the limit of many steps, with ``g^2 = (b^2)' - 2 b^2 a' / a`` and
+    ``m(s) = exp(-int (a' / a + g^2 / b^2 + (1 - t) g^2 / R) dt)`` from 0 to s, what is left of a
+    change at s,
+
+        ``A = a(1) m(1) + int g^2 a / b^2 m ds``, ``K = int g^2 (1 - s) / R m ds``,
+        ``v = m(1)^2 + int g^2 m^2 ds``
+
+    from 0 to 1. Where nothing is observed, ``x_j + sqrt(e_b) n`` is exact for any number of steps.
 
     Parameters
     ----------
@@ -118,7 +172,7 @@ def score_filter(
     residual : callable
         Whitened ``y - H(z)`` of standardised states.
     steps : int
-        Euler steps from noise to data.
+        From noise to data.
     draw : callable
         ``draw(stage, step)`` gives standard normal noise of the members' shape.
 
@@ -129,20 +183,14 @@ def score_filter(
 
     References
     ----------
-    arXiv:2309.00983.
+    arXiv:2309.00983, arXiv:2404.00844.
     """
-    z, dt = draw("score filter, start", 0), 1.0 / steps
+    z = LEAST_ALPHA * members + draw("score filter, start", 0)
     generator = torch.Generator().manual_seed(0)  # the same directions always
     signs = torch.randint(2, (PROBES, members.shape[1]), generator=generator) * 2.0 - 1.0
     signs = signs.to(members)
-    for k in range(steps):
-        s = 1.0 - k * dt
-        a = 1.0 - s * (1.0 - LEAST_ALPHA)
-        drift = -(1.0 - LEAST_ALPHA) / a  # (log a)'
-        diffusion = 1.0 - 2.0 * drift * s  # (b^2)' - 2 (log a)' b^2
-        score = ensemble_score(z, members, s)
-        z = z + dt * (diffusion * score - drift * z)
-        z = z + likelihood_step(z, residual, dt * diffusion * (1.0 - s), signs)
-        if k + 1 < steps:  # the last step ends at the data
-            z = z + math.sqrt(dt * diffusion) * draw("score filter", k)
+    for k, step in enumerate(schedule(steps)):
+        z = step.here * z + step.member * members
+        z = z + likelihood_step(z, residual, step.weight, signs)
+        z = z + step.noise * draw("score filter", k)
     return z.detach()
