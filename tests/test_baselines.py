@@ -345,8 +345,8 @@ def test_settings_that_do_not_serve_are_named() -> None:
         assimilate(FORECAST, OBS, method="etkf", localization=100.0, t_min=0.2)
     assert "localization" in str(error.value)
     assert "t_min" in str(error.value)
-    with pytest.raises(SettingsError, match=r"relaxation.*letkf, etkf, ensf"):
-        assimilate(FORECAST, OBS, gaussian_prior(), relaxation=0.5)
+    with pytest.raises(SettingsError, match=r"relaxation.*daisi, letkf, etkf, ensf"):
+        assimilate(FORECAST, OBS, gaussian_prior(), method="renoise", relaxation=0.5)
     with pytest.raises(SettingsError, match="method: found 'enkf'"):
         assimilate(FORECAST, OBS, method="enkf")  # type: ignore[call-overload]
     with pytest.raises(SettingsError, match=r"localization: found none.*etkf"):

@@ -257,7 +257,7 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "window": ({"window": "3h"}, r"window: found \"0 days 06:00:00\", expected \"0 days 03"),
     "keyword": ({"t_min": 0.5}, r"keywords.t_min: found none, expected 0.5"),
     "model": ({"model": Persistence()}, r"model: found .*drifting.*persistence"),
-    "prior": ({"prior": L.gaussian_prior(t_min=0.4)}, r"prior.settings.t_min: found 0.2"),
+    "prior": ({"prior": L.gaussian_prior(t_min=0.4)}, r"prior.settings.t_min: found \"auto\""),
     "truth": ({"truth": C.TRUTH}, r"scored: found \[\], expected \[\"t2m\"\]"),
     "initial": (
         {"initial": L.forecast(members=2, times=C.TIMES[:1], seed=3, dtype=np.float32)},

@@ -136,7 +136,15 @@ def test_settings_are_the_published_ones() -> None:
         "t_min": 0.4,
         "strength": 10.0,
     }
-    chosen = keywords("daisi", EXPERIMENTS["noisy"], 10)
+    assert keywords("daisi", EXPERIMENTS["noisy"], 10) == {
+        "method": "daisi",
+        "t_min": "auto",
+        "bridge": "auto",
+        "steps": 10,
+        "noise": 0.03,
+        "inverse_noise": 0.03,
+    }
+    chosen = keywords("daisi-tuned", EXPERIMENTS["noisy"], 10)
     assert (chosen["steps"], chosen["solver"], chosen["guidance"]) == (10, "adams", "mmps")
     published = keywords("daisi-published", EXPERIMENTS["saturating"], None)
     assert (published["steps"], published["solver"]) == (100, "euler")
@@ -432,7 +440,7 @@ def test_era5(field: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     told: list[str] = []
     options: dict[str, Any] = {"data": field, "steps": 2, "training_steps": 2, "device": "cpu"}
     options |= {"cycles": 2, "members": 3, "tell": told.append}
-    methods = ["background", "daisi", "letkf", "prior-only", "ensf", "oi", "renoise"]
+    methods = ["background", "daisi", "daisi-tuned", "letkf", "prior-only", "ensf", "oi", "renoise"]
     frame = era5.run_era5(methods, tmp_path, **options).frame()
     assert list(frame.columns) == COLUMNS
     assert frame.cycle.tolist() == [0, 1] * len(methods)

@@ -250,7 +250,7 @@ ERRORS: dict[str, tuple[Make, str]] = {
     ),
     "operator: raises": (ob(lambda d: d, operator={"t2m": lambda s: s["q"]}), "KeyError: 'q'"),
     "operator: without gradient": (
-        ob(lambda d: d, operator={"t2m": lambda s: torch.ones_like(s["t2m"])}),
+        ob(lambda d: d, operator={"t2m": lambda s: torch.ones_like(s["t2m"])}, t_min=0.2),
         "gradient",
     ),
     "operator: on the grid, another shape": (

@@ -13,8 +13,10 @@ from xr_daisi.settings import Settings
 
 
 def test_defaults_are_those_of_the_public_face() -> None:
+    assert (Settings().share, Settings(t_min=0.3).share) == ("auto", 0.0)
+    assert (Settings(t_min=0.3, bridge="auto").share, Settings(bridge=0.5).share) == ("auto", 0.5)
     assert Settings().to_dict() == {
-        "t_min": 0.2,
+        "t_min": "auto",
         "steps": 20,
         "solver": "adams",
         "noise": 0.03,
@@ -32,7 +34,11 @@ def test_defaults_are_those_of_the_public_face() -> None:
     [
         ({"t_min": 1.0}, r"t_min: found 1.0, expected a number in \[0, 1\)"),
         ({"t_min": -0.1}, "t_min: found -0.1"),
-        ({"t_min": "auto"}, "t_min: found 'auto'"),
+        ({"t_min": "automatic"}, "t_min: found 'automatic', expected .* or 'auto'"),
+        ({"bridge": 1.5}, r"bridge: found 1.5, expected a number in \[0, 1\], or 'auto'"),
+        ({"bridge": True}, "bridge: found True"),
+        ({"t_min": 0.0, "bridge": 0.5}, "bridge: found 0.5 with t_min = 0, expected 0"),
+        ({"t_min": 0.0, "bridge": "auto"}, "would be forgotten"),
         ({"t_min": "0.5"}, "t_min: found '0.5'"),
         ({"t_min": float("nan")}, "t_min: found nan"),
         ({"t_min": True}, "t_min: found True"),

@@ -491,6 +491,7 @@ def test_the_shipped_prior_in_tiles_is_as_good() -> None:
     forecast = to_dataset(ensemble[None], dims=("time", "member"), times=when)
     obs = sparse_observations(to_dataset(truth[None], dims=("time",), times=when))
     keywords: dict[str, Any] = {"device": "cpu", "progress": False, "steps": 4}
+    keywords |= {"t_min": 0.15, "solver": "heun", "guidance_iterations": 3}
     whole = assimilate(forecast, obs, prior, **keywords).theta
     found = assimilate(forecast, obs, prior, tile=48, overlap=16, **keywords).theta
 

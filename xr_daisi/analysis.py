@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Literal, Unpack, overload
 import numpy as np
 import xarray as xr
 
-from xr_daisi.baselines import check_keywords, engine_for
+from xr_daisi.baselines import bridge_for, check_keywords, engine_for
 from xr_daisi.blocks import Work, run_eager
 from xr_daisi.dimensions import other_valid_time, time_coordinate
 from xr_daisi.errors import problem
 from xr_daisi.estimate import AnalysisPlan, make_plan
-from xr_daisi.labels import analysis_attributes
+from xr_daisi.labels import analysis_attributes, bridge_attributes
 from xr_daisi.latent import check_dataset
 from xr_daisi.lazy_blocks import run_lazy
 from xr_daisi.observation_options import (
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from xr_daisi.bridge import Choice
     from xr_daisi.ensemble_settings import Method, Relaxation
     from xr_daisi.observation_times import TimeTolerance
     from xr_daisi.priors import FlowPrior
@@ -47,7 +48,8 @@ __all__ = ["assimilate"]
 class AssimilateKeywords(ObservationKeywords, total=False):
     """The keywords of `assimilate` but `dry_run`, for type checkers."""
 
-    t_min: float | None
+    t_min: float | Literal["auto"] | None
+    bridge: float | Literal["auto"] | None
     steps: int | tuple[int, int] | None
     solver: Solver | None
     noise: float | None
@@ -107,7 +109,8 @@ def assimilate(
     obs: xr.Dataset | Sequence[xr.Dataset],
     prior: FlowPrior | str | Path | None = None,
     *,
-    t_min: float | None = None,
+    t_min: float | Literal["auto"] | None = None,
+    bridge: float | Literal["auto"] | None = None,
     steps: int | tuple[int, int] | None = None,
     solver: Solver | None = None,
     noise: float | None = None,
@@ -166,9 +169,17 @@ def assimilate(
         The prior, its file, URL or registered name. When None: the one that
         ``forecast.attrs["daisi_prior"]`` names, that of `set_options`, or the one registered prior
         whose variables and grid fit; for methods that need none, the forecast describes the state.
-    t_min : float, optional
+    t_min : float or "auto", optional
         Inversion time in [0, 1): near 1 keeps the forecast, 0 ignores it (fresh noise). This and
-        the next settings, when left out, are those of the prior's card; 0.2.
+        the next settings, when left out, are those of the prior's card; ``"auto"``: the time at
+        which noise is as large as the spread, 0.2 for less than 4 members.
+    bridge : float or "auto", optional
+        Share of each observation's likelihood that an ensemble Kalman update takes first; the flow
+        is guided by the rest. 0 is the published method, 1 an ensemble Kalman filter carried
+        through the prior, ``"auto"`` decides for each observation. By default ``"auto"`` where
+        `t_min` is, and 0 where that is a number. Localisation and inflation are then chosen from
+        the ensemble and its innovations; what was chosen stands in the attribute
+        ``daisi_chosen`` of an analysis that is not lazy.
     steps : int or pair of int, optional
         Solver steps each way, or (inverse, guided); 20.
     solver : {"adams", "heun", "euler"}, optional
@@ -230,10 +241,12 @@ def assimilate(
         without need of a prior ``"letkf"``, ``"etkf"``, ``"ensf"`` and ``"oi"``, which analyse
         all members of a time together: see the page on baselines.
     localization, vertical_localization : float or str, optional
-        Distance from which on an observation has no influence: in km on the sphere, in units of
-        the coordinates on a plain grid and along levels, or text such as ``"1500 km"``.
+        Distance from which on an observation has no influence on an ensemble update: in km on the
+        sphere, in units of the coordinates on a plain grid and along levels, or text such as
+        ``"1500 km"``. With a bridge it is chosen when left out.
     inflation : float
-        Factor of the forecast's perturbations where observations are within reach.
+        Factor of the forecast's perturbations where observations are within reach; with a bridge
+        on top of the one that innovations ask for.
     relaxation : float
         How much of the forecast's spread, or perturbations, is restored: 0 is none, 1 all.
     relaxation_method : {"spread", "perturbations"}
@@ -311,6 +324,7 @@ def assimilate(
     )
     keywords = {
         "t_min": t_min,
+        "bridge": bridge,
         "steps": steps,
         "solver": solver,
         "noise": noise,
@@ -335,6 +349,7 @@ def assimilate(
     given = check_keywords(method, keywords)
     engine = engine_for(method, forecast, prior, given, seed=seed, device=device, dtype=dtype)
     layout = layout_for(forecast, engine.prior)
+    first = bridge_for(engine, given, layout.members)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         plan = match_observations(obs, engine.prior.spec, layout.time_values, options)
@@ -350,13 +365,18 @@ def assimilate(
         warn_user(problem("forecast", text, f"one, {time!r} is taken", remedy))
     if dry_run:
         return make_plan(forecast, layout, plan, engine)
-    work = Work(engine, layout, options)
+    work = Work(engine, layout, options, first)
     states = layout.stack(forecast)
+    chosen: list[tuple[list[int], Choice]] = []
     if not isinstance(states, np.ndarray) or plan.is_lazy:
         # What the background check will reject is not known before the work is done.
         analysed, rejected = run_lazy(states, plan, work), None
     else:
-        analysed, rejected = run_eager(states, plan, work, progress=progress)
+        analysed, rejected, chosen = run_eager(states, plan, work, progress=progress)
     analysis = layout.unstack(analysed, forecast)
     analysis.attrs = analysis_attributes(forecast, engine, plan, rejected)
+    if first is not None:
+        labels = [", ".join(map(layout.time_label, times)) for times, _ in chosen]
+        choices = [choice for _, choice in chosen]
+        analysis.attrs |= bridge_attributes(analysis.attrs, first, labels, choices)
     return analysis

@@ -6,13 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from xr_daisi.bridge import Bridge
+from xr_daisi.calibration import FEWEST
 from xr_daisi.engine import Engine
 from xr_daisi.ensemble_engine import EnsembleEngine
-from xr_daisi.ensemble_settings import ENSEMBLE_METHODS, KEYWORDS, EnsembleSettings
+from xr_daisi.ensemble_settings import (
+    BRIDGE_KEYWORDS,
+    ENSEMBLE_METHODS,
+    KEYWORDS,
+    EnsembleSettings,
+)
 from xr_daisi.errors import SettingsError, problem, raise_problems
 from xr_daisi.forecast_state import state_of_forecast
 from xr_daisi.latent import make_engine, whole_number
 from xr_daisi.prior_choice import choose_prior, given_prior
+from xr_daisi.settings import AUTO
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +29,7 @@ if TYPE_CHECKING:
 
     from xr_daisi.priors import FlowPrior
 
-__all__ = ["check_keywords", "engine_for"]
+__all__ = ["bridge_for", "check_keywords", "engine_for"]
 
 UNSET: dict[str, Any] = {
     "inflation": 1.0,
@@ -123,9 +131,49 @@ def engine_for(
     chosen = choose_prior(forecast, prior)
     rest = {name: given.pop(name, None) for name in ("tile", "overlap")}
     batch, compiled = given.pop("batch", "auto"), given.pop("compile", False)
+    given = {name: value for name, value in given.items() if name not in BRIDGE_KEYWORDS}
     sampling = chosen.settings.updated(given)
     if method == "prior-only":
-        sampling = replace(sampling, t_min=0.0)
+        sampling = replace(sampling, t_min=0.0, bridge=0.0)
     return make_engine(
         chosen, sampling, seed, device, dtype, batch, **rest, compiled=compiled, method=method
     )
+
+
+def bridge_for(
+    engine: Engine | EnsembleEngine, given: Mapping[str, Any], members: int
+) -> Bridge | None:
+    """Return what comes before the flow: nothing for the published method, or few members.
+
+    Parameters
+    ----------
+    engine : Engine or EnsembleEngine
+        From `engine_for`.
+    given : mapping
+        From `check_keywords`.
+    members : int
+        Of the forecast.
+
+    Raises
+    ------
+    SettingsError
+        For settings of a bridge where there is none, or that do not fit the state.
+    """
+    if not isinstance(engine, Engine) or engine.method != "daisi":
+        return None
+    own = {name: given[name] for name in given if name in BRIDGE_KEYWORDS}
+    s = engine.settings
+    if s.share == 0.0 and own:
+        names, word = ", ".join(own), "serve" if len(own) > 1 else "serves"
+        expected = f"no bridge=0, nor a t_min without bridge=...: {names} {word} the bridge"
+        raise SettingsError(
+            problem("bridge", "0", expected, "leave them out, or pass bridge='auto'")
+        )
+    if s.share not in (0.0, AUTO) and members < FEWEST:
+        found, expected = f"{s.share:g} for {members} members", f"at least {FEWEST} members"
+        raise SettingsError(problem("bridge", found, expected, "pass bridge=0, the flow alone"))
+    if members < FEWEST or (s.share == 0.0 and s.t_min != AUTO):
+        return None
+    bridge = Bridge(s.share, s.t_min, EnsembleSettings(**own))
+    bridge.check(engine.prior.spec)
+    return bridge

@@ -5,8 +5,8 @@ A block is a NumPy array ``(time, member, channel, *space)`` in the forecast's o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -32,12 +32,29 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from xr_daisi.bridge import Bridge, Choice
     from xr_daisi.ensemble_engine import EnsembleEngine
     from xr_daisi.layout import Layout
     from xr_daisi.observations import ObservationBatch, ObservationPlan
 
-Window = tuple["Sequence[int]", "ObservationBatch"]
-"""Times that are analysed together, and their observations."""
+
+class Window(NamedTuple):
+    """Times that are analysed together.
+
+    Attributes
+    ----------
+    times : sequence of int
+        Their numbers.
+    observations : ObservationBatch
+        Of these times.
+    choice : Choice or None
+        What the bridge chose for them; None where it did nothing.
+    """
+
+    times: Sequence[int]
+    observations: ObservationBatch
+    choice: Choice | None = None
+
 
 __all__ = ["Window", "Work", "far_from_ensemble", "run_eager", "trajectories"]
 
@@ -54,11 +71,14 @@ class Work:
         Units, labels.
     options : ObservationOptions
         How observations are read.
+    bridge : Bridge or None
+        What comes before the engine, with all members of a time together.
     """
 
     engine: Engine | EnsembleEngine
     layout: Layout
     options: ObservationOptions = field(default_factory=ObservationOptions)
+    bridge: Bridge | None = None
 
     def physical(self, states: np.ndarray) -> np.ndarray:
         """Convert states from the forecast's to the prior's units, float64."""
@@ -156,6 +176,71 @@ class Work:
             )
         return observed
 
+    def bridged(
+        self,
+        block: np.ndarray,
+        observations: Sequence[Window],
+        holes: NDArray[np.bool_],
+        first_time: int,
+    ) -> tuple[np.ndarray, list[Window]]:
+        """Let the ensemble update take its share of the observations.
+
+        Parameters
+        ----------
+        block : ndarray
+            ``(time, member, channel, *space)`` with all members, in the forecast's units; not
+            modified.
+        observations : sequence of Window
+            Of the block.
+        holes : ndarray of bool
+            As in `analyse`.
+        first_time : int
+            Where the block begins in the whole forecast.
+
+        Returns
+        -------
+        ndarray
+            The members that the flow starts from.
+        list of Window
+            With what is left of the observations for it.
+        """
+        if self.bridge is None:
+            return block, list(observations)
+        self.check(block, holes, first_time, 0)
+        engine = cast("Engine", self.engine)
+        out, windows = np.array(block), []
+        for times, batch, _ in observations:
+            if not len(batch):
+                continue
+            refuse_extremes(batch, self.layout.spec)
+            times = list(times)
+            given = self._thinned(batch)
+            label = ", ".join(self.layout.time_label(first_time + index) for index in times)
+            states = trajectories(self.physical(block[times]))
+            bridged = self.bridge.update(engine, states, given, label)
+            if bridged.choice.share > 0.0:
+                if engine.is_far(bridged.states[:, : self.layout.spec.channels]) and not (
+                    engine.is_far(states[:, : self.layout.spec.channels])
+                ):
+                    far = farthest(batch, self._observed(block[times], batch), self.layout.spec)
+                    found = f"values more than {FAR:g} standard deviations from the prior's mean"
+                    what = f"members after the ensemble update of {label}"
+                    raise DivergenceError(f"{problem(what, found, 'states near it')}; {far}")
+                out[times] = self._in_times(bridged.states, len(times))
+            windows.append(Window(times, bridged.observations, bridged.choice))
+        return out, windows
+
+    def _thinned(self, batch: ObservationBatch) -> ObservationBatch:
+        if self.options.thin is None:
+            return batch
+        axes = PlaneAxes.of(self.layout.spec)
+        return thinned(batch, axes, axes.length(self.options.thin, "thin"))
+
+    def _in_times(self, states: np.ndarray, times: int) -> np.ndarray:
+        """Undo `trajectories`, in the forecast's units."""
+        members = states.reshape(len(states), times, -1, *states.shape[2:])
+        return self.own_units(np.moveaxis(members, 1, 0))
+
     def analyse(
         self,
         block: np.ndarray,
@@ -171,7 +256,7 @@ class Work:
         ----------
         block : ndarray
             ``(time, member, channel, *space)`` in the forecast's units; not modified.
-        observations : sequence of (times, ObservationBatch)
+        observations : sequence of Window
             Times of the block that are analysed together, and their observations; none in holes.
         holes : ndarray of bool
             ``(channel, *space)``: where the forecast has to be NaN.
@@ -196,23 +281,28 @@ class Work:
         """
         self.check(block, holes, first_time, first_member)
         out = np.array(block)
-        windows = [(list(times), batch) for times, batch in observations if len(batch)]
-        for _, batch in windows:
-            refuse_extremes(batch, self.layout.spec)
-        analysed_times = [index for times, _ in windows for index in times]
+        # What the bridge leaves nothing of is carried through the prior nevertheless.
+        windows = [
+            (list(times), batch, choice)
+            for times, batch, choice in observations
+            if len(batch) or (choice is not None and choice.flow)
+        ]
+        for _, batch, choice in windows:
+            if choice is None:
+                refuse_extremes(batch, self.layout.spec)
+        analysed_times = [index for times, _, _ in windows for index in times]
         if any(self.engine.is_far(self.physical(block[index])) for index in analysed_times):
             found = f"values more than {FAR:g} standard deviations from the prior's mean"
             remedy = "check its units (attrs['units']) and that the prior is for these data"
             warn_user(problem("forecast", found, "states like those of the prior", remedy))
-        for times, batch in windows:
+        for times, batch, choice in windows:
             labels = [self.layout.time_label(first_time + index) for index in times]
             engine = self.engine
+            given = batch if choice is not None else self._thinned(batch)
+            if choice is not None and isinstance(engine, Engine):
+                engine = engine.with_settings(replace(engine.settings, t_min=choice.t_min))
             if len(times) > 1 and isinstance(engine, Engine):
                 engine = TrajectoryEngine.of(engine, labels)
-            given = batch
-            if self.options.thin is not None:
-                axes = PlaneAxes.of(self.layout.spec)
-                given = thinned(batch, axes, axes.length(self.options.thin, "thin"))
             try:
                 analysed = engine.analyse(
                     trajectories(self.physical(block[times])),
@@ -224,8 +314,7 @@ class Work:
             except DivergenceError as error:
                 far = farthest(batch, self._observed(block[times], batch), self.layout.spec)
                 raise DivergenceError(f"{error}; {far}") from error
-            members = analysed.reshape(len(analysed), len(times), *block.shape[2:])
-            out[times] = self.own_units(np.moveaxis(members, 1, 0))
+            out[times] = self._in_times(analysed, len(times))
         return out
 
     def invert(
@@ -297,7 +386,7 @@ def far_from_ensemble(
 
 def run_eager(
     states: np.ndarray, plan: ObservationPlan | None, work: Work, *, progress: bool | None
-) -> tuple[np.ndarray, dict[Status, int]]:
+) -> tuple[np.ndarray, dict[Status, int], list[tuple[list[int], Choice]]]:
     """Work through all times at once.
 
     Parameters
@@ -317,12 +406,14 @@ def run_eager(
         Analysis or latents, shape and dtype of `states`.
     dict of Status to int
         Number of observations that were rejected in view of the forecast.
+    list of (times, Choice)
+        What the bridge chose.
     """
     times, members = states.shape[:2]
     holes = work.holes(states)
     if plan is None:
         with progress_bar(progress, total=times * members, unit="member", desc="invert") as bar:
-            return work.invert(states, holes, 0, 0, bar.update), {}
+            return work.invert(states, holes, 0, 0, bar.update), {}, []
     work.check(states, holes, 0, 0)
     given = [plan.window_batch(window) for window in plan.windows]
     batches = [
@@ -339,6 +430,8 @@ def run_eager(
         text = f"the forecast rejected all {total} observations ({words}): it stays as is"
         warn_user(NoObservationsWarning(text))
     total = members * sum(len(b) > 0 for b in batches)
-    chosen = list(zip(plan.windows, batches, strict=True))
+    windows = [Window(times, batch) for times, batch in zip(plan.windows, batches, strict=True)]
     with progress_bar(progress, total=total, unit="member", desc="assimilate") as bar:
-        return work.analyse(states, chosen, holes, 0, 0, bar.update), rejected
+        states, windows = work.bridged(states, windows, holes, 0)
+        chosen = [(list(w.times), w.choice) for w in windows if w.choice is not None]
+        return work.analyse(states, windows, holes, 0, 0, bar.update), rejected, chosen

@@ -19,6 +19,7 @@ from xr_daisi.layout import layout_of
 from xr_daisi.observation_options import ObservationKeywords, ObservationOptions
 from xr_daisi.observations import match_observations
 from xr_daisi.prior_choice import choose_prior
+from xr_daisi.settings import AUTO
 from xr_daisi.trust_report import Line, TrustReport, Verdict
 
 if TYPE_CHECKING:
@@ -158,7 +159,9 @@ def check(
         def cost_lines() -> list[Line]:
             cost = make_plan(forecast, layout, plan, engine)
             s = engine.settings
-            found = f"t_min {s.t_min:g}, {s.guidance}, strength {s.strength}; {cost.cost()}"
+            t_min = s.t_min if s.t_min == AUTO else f"{s.t_min:g}"
+            how = f"t_min {t_min}, bridge {s.share}, {s.guidance}, strength {s.strength}"
+            found = f"{how}; {cost.cost()}"
             return [Line("settings and cost", "pass", found)]
 
         guarded("settings and cost", cost_lines)

@@ -159,7 +159,7 @@ def distribution_lines(engine: Engine, states: np.ndarray, count: int, time: str
         remedy += "; if that does not help, the prior was not trained on such states"
     found = (
         f"error of {worst:.2g} standard deviations there and back at t_min "
-        f"{engine.settings.t_min:g} ({len(some)} of {len(states)} members)"
+        f"{engine.settings.start:g} ({len(some)} of {len(states)} members)"
     )
     lines = [Line("inversion", verdict, found, remedy)]
 

@@ -54,7 +54,10 @@ class Sampling:
     Attributes
     ----------
     t_min
-        Inversion time in [0, 1): near 1 keeps the forecast, 0 ignores it.
+        Inversion time in [0, 1): near 1 keeps the forecast, 0 ignores it; auto: from its spread.
+    bridge
+        Share of each observation that an ensemble Kalman update takes first: auto, or a number in
+        [0, 1]; 0 is the published method, and the default where t_min is a number.
     steps
         Solver steps each way: 20, or 10,20 for inverse and guided.
     solver
@@ -75,7 +78,8 @@ class Sampling:
         Factor of the observation term.
     """
 
-    t_min: float | None = None
+    t_min: float | Literal["auto"] | None = None
+    bridge: float | Literal["auto"] | None = None
     steps: str | None = None
     solver: Literal["adams", "heun", "euler"] | None = None
     noise: float | None = None

@@ -46,7 +46,7 @@ kind = "persistence"            # the forecast model, or "climatology", "externa
 # environment = { OMP_NUM_THREADS = "1" }
 
 [assimilate]                    # keywords of xr_daisi.assimilate
-# t_min = 0.2
+# t_min = "auto"
 # steps = [20, 20]
 # obs_error = { t2m = 0.5 }
 # background_check = 5.0

@@ -157,13 +157,13 @@ class Engine:
         for part, x, source in batches:
             with batches.attempt():
                 check_observed(tensors.observe(x), time)
-                if s.t_min > 0.0 and self.method == "renoise":
-                    z = renoise(flow.interpolant, x, t_min=s.t_min, source=source)
-                elif s.t_min > 0.0:
+                if s.start > 0.0 and self.method == "renoise":
+                    z = renoise(flow.interpolant, x, t_min=s.start, source=source)
+                elif s.start > 0.0:
                     z = invert(
                         flow,
                         x,
-                        t_min=s.t_min,
+                        t_min=s.start,
                         steps=inverse_steps,
                         solver=s.solver,
                         noise=s.inverse_noise,
@@ -174,7 +174,7 @@ class Engine:
                 y = generate(
                     guided,
                     z,
-                    t_min=s.t_min,
+                    t_min=s.start,
                     steps=guided_steps,
                     solver=s.solver,
                     noise=s.noise,
@@ -220,7 +220,7 @@ class Engine:
                 z = invert(
                     flow,
                     x,
-                    t_min=s.t_min,
+                    t_min=s.start,
                     steps=s.step_counts[0],
                     solver=s.solver,
                     noise=s.inverse_noise,
@@ -263,7 +263,7 @@ class Engine:
         batches = self._batches(states, holes, time, 0)
         for part, x, source in batches:
             with batches.attempt():
-                how: dict[str, Any] = {"t_min": s.t_min, "solver": s.solver, "source": source}
+                how: dict[str, Any] = {"t_min": s.start, "solver": s.solver, "source": source}
                 z = invert(flow, x, steps=inverse, noise=s.inverse_noise, **how)
                 y = generate(flow, z, steps=guided, noise=s.noise, **how)
                 self._check(x, y, time, part.start)

@@ -26,10 +26,11 @@ from xr_daisi.forecast_state import ForecastState
 from xr_daisi.guidance_observations import check_observed
 from xr_daisi.holes import fill_holes, fill_with_means, holes_of
 from xr_daisi.linearised import linearised
-from xr_daisi.localization import Places, level_groups, local_weights
+from xr_daisi.localization import FARTHEST, Places, level_groups, local_weights
 from xr_daisi.noise import NoiseSource
 from xr_daisi.observed_ensemble import observe_ensemble, places_of, times_error_root
 from xr_daisi.optimal_interpolation import StaticCovariance, channel_correlations, interpolated
+from xr_daisi.reach import Reach
 from xr_daisi.score_filter import score_filter
 from xr_daisi.trajectories import of_trajectory
 
@@ -62,6 +63,10 @@ class EnsembleEngine:
         Of all noise.
     device, dtype : str
         Where and in which precision.
+    regain : bool
+        Whether the filters make up for the sampling errors of their weights, see `regained`.
+    reach : Reach or None
+        How far observations reach; None is what the settings say.
     """
 
     prior: FlowPrior | ForecastState
@@ -70,6 +75,8 @@ class EnsembleEngine:
     seed: int = 0
     device: str = "auto"
     dtype: str = "float32"
+    regain: bool = False
+    reach: Reach | None = None
     tiling: None = field(default=None, init=False)
 
     joint = True
@@ -308,11 +315,13 @@ class EnsembleEngine:
         seen = observe_ensemble(observations, states, self.solver_dtype, time)
         given = perturbations, seen.anomalies, seen.departures
         if self.method == "etkf":
-            return global_update(*given, s.inflation)
-        places, radius = self._places
+            return global_update(*given, s.inflation, self.regain)
+        reach = self.reach or Reach(self._places[1], s.level_radius(spec) or {})
+        places = self._places[0]
         positions, levels = places_of(observations, places.axes)
         times = perturbations.shape[1] // spec.channels
-        groups = level_groups(spec, levels, s.level_radius(spec), times)
+        groups = level_groups(spec, levels, reach.vertical or None, times)
+        radius = FARTHEST if reach.radius is None else reach.radius
         most = columns_at_once(len(perturbations), perturbations.element_size())
         columns = local_weights(places, positions, radius, groups, most)
-        return local_update(*given, columns, s.inflation)
+        return local_update(*given, columns, s.inflation, self.regain)

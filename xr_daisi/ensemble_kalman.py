@@ -42,10 +42,13 @@ __all__ = [
     "LocalWeights",
     "Update",
     "columns_at_once",
+    "determined",
     "global_update",
     "local_update",
+    "regained",
     "relaxed",
     "transform",
+    "weighted_products",
 ]
 
 BYTES = 128e6
@@ -117,7 +120,78 @@ def transform(gram: Tensor, projected: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (vectors * roots[..., None, :]) @ vectors.mT - eye
 
 
-def global_update(x: Tensor, anomalies: Tensor, departures: Tensor, inflation: float) -> Update:
+def regained(change: Tensor, members: int) -> Tensor:
+    """Return the factors that give perturbations back what sampling errors took from them.
+
+    Of the M - 1 degrees of freedom of an ensemble, observations determine ``q (M - 1) = tr(I -
+    W W')``. Weights fitted to these observations by so few members are in error, which their own
+    spread does not show. The squared error of the mean is larger by about the factor ``1 + q``: a
+    little less for accurate observations, see ``tests/theory/test_ensemble_kalman.py``.
+
+    Parameters
+    ----------
+    change : Tensor, shape (column, M, M)
+        ``W - I``.
+    members : int
+        M.
+
+    Returns
+    -------
+    Tensor, shape (column,)
+        ``sqrt(1 + q)``, which tends to 1 for a large ensemble.
+    """
+    return (1.0 + determined(change) / (members - 1)).sqrt()
+
+
+def determined(change: Tensor) -> Tensor:
+    """Degrees of freedom that observations determine, ``tr(I - W W')``.
+
+    Parameters
+    ----------
+    change : Tensor, shape (column, M, M)
+        ``W - I`` from `transform`.
+
+    Returns
+    -------
+    Tensor, shape (column,)
+        Between 0 and M - 1.
+    """
+    # Without a difference of large numbers.
+    trace = change.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
+    return -2.0 * trace - change.square().sum(dim=(-2, -1))
+
+
+def weighted_products(
+    y: Tensor,
+    column: NDArray[np.int64],
+    observation: NDArray[np.int64],
+    weight: NDArray[np.float64],
+    count: int,
+) -> Tensor:
+    """``Y' T Y`` of `count` columns.
+
+    Parameters
+    ----------
+    y : Tensor, shape (M, n)
+        Whitened perturbations.
+    column, observation, weight : array, shape (k,)
+        As in `LocalWeights`.
+    count : int
+        Number of columns.
+
+    Returns
+    -------
+    Tensor, shape (column, M, M)
+        Products.
+    """
+    if not weight.size:
+        return y.new_zeros(count, len(y), len(y))
+    return _local_products(y, y.new_zeros(y.shape[1]), column, observation, weight, count)[0]
+
+
+def global_update(
+    x: Tensor, anomalies: Tensor, departures: Tensor, inflation: float, regain: bool = False
+) -> Update:
     """Update every point with the same weights (ETKF).
 
     Parameters
@@ -130,6 +204,8 @@ def global_update(x: Tensor, anomalies: Tensor, departures: Tensor, inflation: f
         d, likewise.
     inflation : float
         Factor of the forecast's perturbations.
+    regain : bool
+        Multiply the perturbations of the analysis by `regained`.
 
     Returns
     -------
@@ -139,7 +215,10 @@ def global_update(x: Tensor, anomalies: Tensor, departures: Tensor, inflation: f
     y = anomalies * inflation
     mean, change = transform((y @ y.mT)[None], (y @ departures)[None])
     flat = x.reshape(len(x), -1) * inflation
-    added = change[0].mT @ flat + (flat - x.reshape(len(x), -1))
+    after = change[0].mT @ flat + flat
+    if regain:
+        after = after * regained(change, len(x))
+    added = after - x.reshape(len(x), -1)
     return Update((mean[0] @ flat).reshape(x.shape[1:]), added.reshape(x.shape))
 
 
@@ -154,12 +233,13 @@ def local_update(
     departures: Tensor,
     columns: Iterable[LocalWeights],
     inflation: float,
+    regain: bool = False,
 ) -> Update:
     """Update every column with its own weights (LETKF).
 
     Parameters
     ----------
-    x, anomalies, departures, inflation
+    x, anomalies, departures, inflation, regain
         As in `global_update`.
     columns : iterable of LocalWeights
         Weights of the observations there.
@@ -184,8 +264,11 @@ def local_update(
         own = x[:, channels, points[None]]  # (M, channel, column)
         inflated = (own * inflation).permute(2, 1, 0)  # one product for each column
         mean[channels, points[None]] = (inflated @ w[..., None])[..., 0].mT
-        changed = (inflated @ change).permute(2, 1, 0)
-        added[:, channels, points[None]] = changed + own * (inflation - 1.0)
+        changed = inflated @ change
+        if regain:
+            factor = regained(change, len(x))[:, None, None]
+            changed = factor * changed + (factor - 1.0) * inflated
+        added[:, channels, points[None]] = changed.permute(2, 1, 0) + own * (inflation - 1.0)
     return Update(mean, added)
 
 

@@ -16,7 +16,15 @@ if TYPE_CHECKING:
     from xr_daisi.plane import PlaneAxes
     from xr_daisi.state import StateSpec
 
-__all__ = ["ENSEMBLE_METHODS", "KEYWORDS", "EnsembleSettings", "Method", "Relaxation", "serves"]
+__all__ = [
+    "BRIDGE_KEYWORDS",
+    "ENSEMBLE_METHODS",
+    "KEYWORDS",
+    "EnsembleSettings",
+    "Method",
+    "Relaxation",
+    "serves",
+]
 
 Method = Literal["daisi", "letkf", "etkf", "ensf", "oi", "prior-only", "renoise"]
 Relaxation = Literal["spread", "perturbations"]
@@ -32,8 +40,11 @@ _SAMPLER = {
 _SPREAD = {"inflation", "relaxation", "relaxation_method", "periodic"}
 _LOCAL = {"localization", "vertical_localization", "periodic"}
 
+BRIDGE_KEYWORDS = (_SPREAD | _LOCAL) - {"periodic"}
+"""Settings of the ensemble update before the flow: a prior knows what is periodic."""
+
 KEYWORDS: dict[str, set[str]] = {
-    "daisi": _SAMPLER,
+    "daisi": _SAMPLER | {"bridge"} | BRIDGE_KEYWORDS,
     "prior-only": _SAMPLER - {"t_min", "inverse_noise"},
     "renoise": _SAMPLER - {"inverse_noise"},
     "letkf": _SPREAD | _LOCAL,

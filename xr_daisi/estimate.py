@@ -158,7 +158,7 @@ def evaluations(settings: Settings, observations: int, *, inverse: bool = True) 
     if solver == "adams" and settings.corrector_steps:
         solver = "heun"
     heun = solver == "heun"
-    at_start = settings.t_min == 0
+    at_start = settings.start == 0
     forward = guided * (2 if heun else 1) + (guided - 1) * settings.corrector_steps
     forward += solver == "adams" and at_start  # the first step is a midpoint step
     # There is no guidance at t = 0, nor at t = 1, where Heun's steps end unless the only one

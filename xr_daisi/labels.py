@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ import torch
 
 from xr_daisi._version import __version__
 from xr_daisi.bounds import with_transforms
+from xr_daisi.ensemble_engine import EnsembleEngine
 from xr_daisi.ensemble_settings import serves
 from xr_daisi.forecast_state import ForecastState
 from xr_daisi.geolocation import geolocation_of
@@ -24,13 +25,14 @@ from xr_daisi.state import StateSpec, spec_from_dataset
 if TYPE_CHECKING:
     import xarray as xr
 
+    from xr_daisi.bridge import Bridge, Choice
     from xr_daisi.engine import Engine
-    from xr_daisi.ensemble_engine import EnsembleEngine
     from xr_daisi.layout import Layout
     from xr_daisi.observations import ObservationPlan
 
 __all__ = [
     "analysis_attributes",
+    "bridge_attributes",
     "latent_dataset",
     "remembered",
     "sample_dataset",
@@ -67,6 +69,9 @@ def analysis_attributes(
         What NetCDF and Zarr can hold.
     """
     own = engine.settings.to_dict()
+    if not isinstance(engine, EnsembleEngine):
+        own.pop("bridge", None)
+        own["bridge"] = engine.settings.share  # last, given or not
     own = {"method": engine.method, **{k: v for k, v in own.items() if serves(engine.method, k)}}
     spec = engine.prior.spec
     if isinstance(engine.prior, ForecastState):
@@ -78,6 +83,35 @@ def analysis_attributes(
     state = with_transforms(_compact(prior.spec), prior.spec, prior.normalization.transforms)
     attrs["daisi_state"] = json.dumps(state)
     return attrs
+
+
+def bridge_attributes(
+    attrs: Mapping[str, Any], bridge: Bridge, labels: Sequence[str], choices: Sequence[Choice]
+) -> dict[str, Any]:
+    """Return the attributes that a bridge adds to, or changes in, those of an analysis.
+
+    Parameters
+    ----------
+    attrs : mapping
+        From `analysis_attributes`.
+    bridge : Bridge
+        Its settings.
+    labels : sequence of str
+        Times.
+    choices : sequence of Choice
+        What was chosen for them; none for lazy work.
+
+    Returns
+    -------
+    dict of str to str
+        ``daisi_settings``, and ``daisi_chosen`` where it is known: ``{time: choice}`` as JSON.
+    """
+    settings = {**json.loads(attrs["daisi_settings"]), **bridge.settings.to_dict()}
+    out = {"daisi_settings": json.dumps(settings, default=_plain)}
+    if choices:
+        chosen = {k: v.to_dict() for k, v in zip(labels, choices, strict=True)}
+        out["daisi_chosen"] = json.dumps(chosen)
+    return out
 
 
 def _plain(value: Any) -> Any:
@@ -159,11 +193,12 @@ def latent_dataset(
     for name in layout.names:
         out[name].attrs = {
             "long_name": f"latent {forecast[name].attrs.get('long_name', name)} "
-            f"at t = {engine.settings.t_min:g}",
+            f"at t = {engine.settings.start:g}",
             "units": "1",
         }
     settings = engine.settings.to_dict()
-    kept = {k: settings[k] for k in ("t_min", "steps", "solver", "inverse_noise")}
+    kept = {k: settings[k] for k in ("steps", "solver", "inverse_noise")}
+    kept["t_min"] = engine.settings.start
     out.attrs = _common(forecast, engine, "invert", kept)
     return out
 

@@ -74,7 +74,7 @@ def invert(
     work = Work(engine, layout)
     states = layout.stack(forecast)
     if isinstance(states, np.ndarray):
-        latent, _ = run_eager(states, None, work, progress=progress)
+        latent, _, _ = run_eager(states, None, work, progress=progress)
     else:
         latent = run_lazy(states, None, work)
     return latent_dataset(layout.unstack(latent, forecast), forecast, layout, engine)

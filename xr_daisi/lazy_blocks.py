@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from xr_daisi.blocks import Window
 from xr_daisi.devices import resolve_device
 from xr_daisi.shared_work import SharedWork, published
 from xr_daisi.task_resources import task_resources
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from xr_daisi.blocks import Window, Work
+    from xr_daisi.blocks import Work
     from xr_daisi.observations import ObservationBatch, ObservationPlan
     from xr_daisi.shared_work import SpooledWork
 
@@ -80,6 +81,8 @@ def run_lazy(states: Any, plan: ObservationPlan | None, work: Work) -> Any:
             chosen.append((inside, batch))
         rows.append(None if plan is None else chosen)
     ndim = states.ndim
+    if work.bridge is not None and plan is not None:
+        states, rows = _bridged(states, blocks, rows, shared, holes, first_times)
     # One blockwise layer: where nothing else needs the forecast's blocks, dask joins it with those
     # that read them, and a scheduler gives a task to the worker that is free, not to the one that
     # happened to read.
@@ -96,6 +99,50 @@ def run_lazy(states: Any, plan: ObservationPlan | None, work: Work) -> Any:
         first_times=first_times,
         first_members=_starts(members),
     )
+
+
+def _bridged(
+    states: Any, blocks: Any, rows: list[Any], shared: Any, holes: Any, first_times: Sequence[int]
+) -> tuple[Any, list[Any]]:
+    """Put the bridge before the flow: a task per chunk of times, with all members of these.
+
+    Returns the forecast after it, in the same chunks, and the observations that are left: tasks of
+    the flow stay one per chunk of members.
+    """
+    import dask.array as da
+    from dask.delayed import delayed
+
+    parts: list[Any] = []
+    left: list[Any] = []
+    for row, chosen, first, times in zip(blocks, rows, first_times, states.chunks[0], strict=True):
+        if not chosen:
+            whole = delayed(_joined, pure=False)([*row])
+            left.append([])
+        else:
+            both = delayed(_bridge_task, pure=False, nout=2)(shared, [*row], chosen, holes, first)
+            whole, rest = both
+            left.append(rest)
+        shape = times, *states.shape[1:]
+        parts.append(da.from_delayed(whole, shape, dtype=states.dtype))
+    return da.concatenate(parts).rechunk(states.chunks), left
+
+
+def _joined(members: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate(members, axis=1)
+
+
+def _bridge_task(
+    shared: Shared,
+    members: list[np.ndarray],
+    observations: list[tuple[list[int], ObservationBatch]],
+    holes: NDArray[np.bool_] | None,
+    first_time: int,
+) -> tuple[np.ndarray, list[Window]]:
+    work, block = shared.work, _joined(members)
+    holes = work.holes(block) if holes is None else holes
+    windows = [Window(*one) for one in observations]
+    with task_resources(resolve_device(work.engine.device), shared.tasks):
+        return work.bridged(block, windows, holes, first_time)
 
 
 def _starts(chunks: tuple[int, ...]) -> tuple[int, ...]:
@@ -129,7 +176,7 @@ def whole_windows(chunks: tuple[int, ...], windows: Sequence[Sequence[int]]) -> 
 
 def _task(
     block: np.ndarray,
-    observations: list[Window] | None = None,
+    observations: list[tuple[Any, ...]] | None = None,
     *,
     shared: Shared,
     holes: NDArray[np.bool_] | None,
@@ -143,7 +190,8 @@ def _task(
     with task_resources(resolve_device(work.engine.device), shared.tasks):
         if observations is None:
             return work.invert(block, holes, first_time, first_member)
-        return work.analyse(block, observations, holes, first_time, first_member)
+        windows = [Window(*one) for one in observations]
+        return work.analyse(block, windows, holes, first_time, first_member)
 
 
 def _holes(shared: Shared, block: np.ndarray) -> NDArray[np.bool_]:

@@ -27,10 +27,13 @@ from xr_daisi.plane import EARTH_RADIUS, PlaneAxes
 if TYPE_CHECKING:
     from xr_daisi.state import StateSpec
 
-__all__ = ["Places", "gaspari_cohn", "level_groups", "local_weights"]
+__all__ = ["FARTHEST", "Places", "gaspari_cohn", "level_groups", "local_weights"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+
+FARTHEST = 1e12
+"""A distance beyond all others, in any unit."""
 
 MOST_PAIRS = 4_000_000
 """Pairs of point and observation at a time: memory."""
@@ -218,7 +221,12 @@ def level_groups(
         first = spec.channel_slice(v.name).start
         for number in range(v.size):
             key = None
-            if zero is not None and v.levels is not None and v.levels in levels:
+            if (
+                zero is not None
+                and v.levels in levels
+                and v.levels in zero
+                and v.levels is not None
+            ):
                 key = v.levels, v.levels[number]
             own = [first + number + time * spec.channels for time in range(times)]
             groups.setdefault(key, []).extend(own)

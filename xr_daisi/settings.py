@@ -12,11 +12,17 @@ from typing import Any, Literal, get_args
 from xr_daisi.errors import SettingsError, problem, raise_problems
 
 __all__ = [
+    "AUTO",
+    "T_MIN",
     "Guidance",
     "GuidanceSolver",
     "Settings",
     "Solver",
 ]
+
+AUTO: Literal["auto"] = "auto"
+T_MIN = 0.2
+"""Inversion time where there is no ensemble to choose it from."""
 
 Solver = Literal["adams", "heun", "euler"]
 Guidance = Literal["mmps", "dps", "dps-normalized", "dps-exact", "none"]
@@ -29,8 +35,14 @@ class Settings:
 
     Attributes
     ----------
-    t_min : float
-        Inversion time in [0, 1): near 1 keeps the forecast, 0 ignores it (fresh noise).
+    t_min : float or "auto"
+        Inversion time in [0, 1): near 1 keeps the forecast, 0 ignores it (fresh noise);
+        ``"auto"`` takes the one at which noise is as large as the spread, see
+        `xr_daisi.calibration.inversion_time`.
+    bridge : float, "auto" or None
+        Share of each observation's likelihood that an ensemble Kalman update takes before the
+        flow is guided by the rest, see `xr_daisi.bridge`: 0 is the published method. None is
+        ``"auto"`` where `t_min` is, and 0 where that was set by hand.
     steps : int or pair of int
         Solver steps each way, or (inverse, guided).
     solver : str
@@ -49,7 +61,8 @@ class Settings:
         Multiplies the observation term; a callable takes the time t.
     """
 
-    t_min: float = 0.2
+    t_min: float | Literal["auto"] = "auto"
+    bridge: float | Literal["auto"] | None = None
     steps: int | tuple[int, int] = 20
     solver: str = "adams"
     noise: float = 0.03
@@ -69,9 +82,15 @@ class Settings:
 
         check(
             "t_min",
-            _is_number(self.t_min) and 0.0 <= self.t_min < 1.0,
-            "a number in [0, 1)",
+            self.t_min == AUTO or (_is_number(self.t_min) and 0.0 <= self.t_min < 1.0),
+            "a number in [0, 1), or 'auto'",
             "0 ignores the forecast, values near 1 keep it",
+        )
+        check(
+            "bridge",
+            self.bridge in (None, AUTO) or (_is_number(self.bridge) and 0.0 <= self.bridge <= 1.0),
+            "a number in [0, 1], or 'auto'",
+            "0 is the flow alone, 1 an ensemble Kalman update carried through the prior",
         )
         if isinstance(self.steps, list):  # from JSON
             object.__setattr__(self, "steps", tuple(self.steps))
@@ -105,13 +124,19 @@ class Settings:
             callable(self.strength) or (_is_number(self.strength) and self.strength >= 0.0),
             "a number >= 0 or a callable of t",
         )
+        if self.t_min == 0.0 and self.bridge not in (None, 0):
+            found = f"{self.bridge!r} with t_min = 0"
+            expected = "0, since what the ensemble update takes would be forgotten"
+            problems.append(problem("bridge", found, expected))
         raise_problems(SettingsError, problems)
         self._to_plain_types(pair)
 
     def _to_plain_types(self, pair: tuple[Any, ...]) -> None:
         # Numbers of NumPy pass the checks; a card and attributes of a file hold plain ones.
         plain: dict[str, Any] = {
-            name: float(getattr(self, name)) for name in ("t_min", "noise", "inverse_noise")
+            name: float(getattr(self, name))
+            for name in ("t_min", "bridge", "noise", "inverse_noise")
+            if getattr(self, name) not in (AUTO, None)
         }
         for name in ("corrector_steps", "guidance_iterations"):
             plain[name] = operator.index(getattr(self, name))
@@ -121,6 +146,18 @@ class Settings:
             plain["strength"] = float(self.strength)
         for name, value in plain.items():
             object.__setattr__(self, name, value)
+
+    @property
+    def start(self) -> float:
+        """Inversion time as a number: `T_MIN` where it is to be chosen from an ensemble."""
+        return T_MIN if self.t_min == AUTO else float(self.t_min)
+
+    @property
+    def share(self) -> float | Literal["auto"]:
+        """Share of the ensemble update, with the default filled in."""
+        if self.bridge is not None:
+            return self.bridge
+        return AUTO if self.t_min == AUTO else 0.0
 
     @property
     def step_counts(self) -> tuple[int, int]:
@@ -147,6 +184,8 @@ class Settings:
         """Return plain JSON types; a callable `strength` is named, not kept."""
         out = asdict(self)
         out["steps"] = list(self.steps) if isinstance(self.steps, tuple) else self.steps
+        if self.bridge is None:  # it follows from t_min
+            del out["bridge"]
         if callable(self.strength):
             out["strength"] = f"callable {getattr(self.strength, '__name__', 'of t')}"
         return out

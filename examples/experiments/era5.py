@@ -26,7 +26,7 @@ from .score_file import ScoreFile, write_whole
 EXPERIMENT = "era5"
 OBS_ERROR = 0.5
 BACKGROUND = "background"
-FLOW_METHODS = ("daisi", "prior-only", "renoise")
+FLOW_METHODS = ("daisi", "daisi-tuned", "daisi-published", "prior-only", "renoise")
 METHODS = (BACKGROUND, *FLOW_METHODS, "letkf", "ensf", "oi")
 
 
@@ -48,7 +48,11 @@ def candidates(method: str, steps: int) -> list[dict[str, Any]]:
     if method not in METHODS:
         raise ValueError(f"--methods: found {method!r}, expected some of {', '.join(METHODS)}")
     solver: dict[str, Any] = {"steps": steps}
-    if method in ("daisi", "renoise"):
+    if method == "daisi":
+        return [{**solver, "t_min": "auto", "bridge": "auto"}]
+    if method == "daisi-published":
+        return [{**solver, "t_min": 0.3, "guidance_iterations": 1, "solver": "euler"}]
+    if method in ("daisi-tuned", "renoise"):
         pairs = itertools.product((0.03, 0.1, 0.2), (1.0, 1.5))
         return [{**solver, "t_min": t_min, "strength": strength} for t_min, strength in pairs]
     if method == "prior-only":
@@ -145,7 +149,7 @@ def analyse(
         forecast,
         obs,
         prior if flow else None,
-        method=method,
+        method="daisi" if method.startswith("daisi") else method,
         seed=seed,
         progress=False,
         **({"device": device} if flow else {}),

@@ -50,7 +50,7 @@ EXPERIMENTS = {
     "square": Experiment("square", 20.0, DAISI),
     "arctan": Experiment("arctan", 0.1, DAISI),
 }
-FLOW_METHODS = ("daisi", "prior-only", "renoise")
+FLOW_METHODS = ("daisi", "daisi-published", "prior-only", "renoise")
 METHODS = (*FLOW_METHODS, "etkf", "ensf", REFERENCE)
 SCORE_FILTER_RELAXATION = 0.0
 """Of `ensf`, chosen on the truths of seeds 1 to 3: more spread is not needed here."""
@@ -122,7 +122,9 @@ def keywords(method: str, experiment: Experiment, steps: int | None) -> dict[str
         raise ValueError(f"--methods: found {method!r}, expected some of {', '.join(METHODS)}")
     counted = {} if steps is None else {"steps": steps}
     if method == "daisi":
-        return {"method": method, **experiment.settings, **counted}
+        return {"method": method, "t_min": "auto", "bridge": "auto", **counted}
+    if method == "daisi-published":
+        return {"method": "daisi", **experiment.settings, **counted}
     if method == "renoise":
         return {"method": method, **experiment.settings, **counted}
     if method == "prior-only":

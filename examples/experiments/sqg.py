@@ -99,7 +99,7 @@ EXPERIMENTS = {
 }
 
 PUBLISHED: dict[str, Any] = {"noise": 0.03, "inverse_noise": 0.03}
-FLOW_METHODS = ("daisi", "daisi-published", "prior-only", "renoise")
+FLOW_METHODS = ("daisi", "daisi-tuned", "daisi-published", "prior-only", "renoise")
 METHODS = (*FLOW_METHODS, "letkf", "ensf")
 SCORE_FILTER_RELAXATION = 0.5
 """Of `ensf`, chosen on trajectory 1 as the settings of `daisi` are."""
@@ -113,8 +113,9 @@ def keywords(method: str, experiment: Experiment, steps: int | None) -> dict[str
     Parameters
     ----------
     method : str
-        One of `METHODS`: ``"daisi"`` has the settings chosen for the prior that ships, with the
-        package's own solver, ``"daisi-published"`` the published settings and solver.
+        One of `METHODS`: ``"daisi"`` is the default of the package, in which nothing is chosen for
+        an experiment; ``"daisi-tuned"`` the published method with settings chosen for the prior
+        that ships and the package's own solver; ``"daisi-published"`` with the published ones.
     experiment : Experiment
         Which observations.
     steps : int or None
@@ -130,8 +131,10 @@ def keywords(method: str, experiment: Experiment, steps: int | None) -> dict[str
     fixed = PUBLISHED | ({} if steps is None else {"steps": steps})
     if method == "daisi-published":
         return {"method": "daisi", "steps": 100, **fixed, **experiment.published, "solver": "euler"}
-    flow = {**fixed, **experiment.chosen, "solver": "adams"}
     if method == "daisi":
+        return {"method": "daisi", "t_min": "auto", "bridge": "auto", **fixed}
+    flow = {**fixed, **experiment.chosen, "solver": "adams"}
+    if method == "daisi-tuned":
         return {"method": "daisi", **flow}
     if method in ("prior-only", "renoise"):
         del flow["inverse_noise"]

@@ -1,0 +1,319 @@
+r"""The bridge: an ensemble Kalman update takes a share of each observation, the flow the rest.
+
+The likelihood is split, ``p(y | x) = p(y | x)^a p(y | x)^(1 - a)``. An ensemble transform Kalman
+filter with errors R / a takes the first factor: it knows the forecast's own covariance. Its members
+are carried to latent space and guided with R / (1 - a): the flow knows what states look like, and
+takes any operator. Every observation is used once in all.
+
+What each part does badly decides on the share of an observation,
+
+    ``a = 1 / (1 + q + e)``, and 0 where ``e > 1``.
+
+q is the share of the ensemble's M - 1 degrees of freedom that observations determine: weights
+fitted by few members are noisy, by the factor ``1 + q`` in variance. e is the mean square of what H
+of the members is off its tangent, in units of the error: beyond 1 the tangent is no description of
+the observation. For linear observations and a large ensemble a is 1: the filter is exact there for
+any Gaussian forecast, and the flow is not. A share above `WHOLE` is taken for 1.
+
+How far observations reach (`xr_daisi.reach`), the size of the forecast's perturbations and the
+inversion time (`xr_daisi.calibration`) follow from the ensemble and its innovations, so that
+nothing has to be tuned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from xr_daisi.calibration import departure_from_linearity, innovation_inflation, inversion_time
+from xr_daisi.ensemble_engine import EnsembleEngine
+from xr_daisi.ensemble_settings import EnsembleSettings
+from xr_daisi.holes import fill_with_means
+from xr_daisi.interpolant import INTERPOLANTS
+from xr_daisi.localization import Places
+from xr_daisi.observed_ensemble import observe_ensemble, places_of
+from xr_daisi.reach import ObservedPlaces, Reach, choose_reach
+from xr_daisi.settings import AUTO
+from xr_daisi.trajectories import of_trajectory
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from xr_daisi.engine import Engine
+    from xr_daisi.observation_batch import ObservationBatch
+    from xr_daisi.state import StateSpec
+
+__all__ = ["Bridge", "Bridged", "Choice", "shares"]
+
+Floats = NDArray[np.float64]
+
+WHOLE = 0.95
+"""Share from which on an observation is left to the ensemble update altogether."""
+
+LINEAR = 0.1
+"""Mean square departure from the tangent, in errors, beyond which the update takes nothing."""
+
+WORTHLESS = 1e4
+"""Factor of an error that leaves an observation without influence, within an average."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen for one analysis.
+
+    Parameters
+    ----------
+    t_min : float
+        Inversion time.
+    share : float
+        Of the likelihood for the ensemble update, mean over observations.
+    reach : Reach
+        Of observations in that update.
+    inflation : float
+        Factor of the forecast's perturbations in it.
+    flow : bool
+        Whether the flow follows. Where nothing is left for its guidance it could only add noise.
+    """
+
+    t_min: float
+    share: float = 0.0
+    reach: Reach = field(default_factory=Reach)
+    inflation: float = 1.0
+    flow: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types, for the attributes of an analysis."""
+        found: dict[str, Any] = {"t_min": round(self.t_min, 3), "bridge": round(self.share, 3)}
+        if self.share == 0.0:
+            return found
+        if self.reach.radius is not None:
+            found["localization"] = float(f"{self.reach.radius:.4g}")
+        if self.reach.vertical:
+            found["vertical_localization"] = [
+                float(f"{zero:.4g}") for zero in self.reach.vertical.values()
+            ]
+        return {**found, "inflation": round(self.inflation, 3)}
+
+
+class Bridged(NamedTuple):
+    """After the ensemble update.
+
+    Attributes
+    ----------
+    states : ndarray
+        Its members, physical.
+    observations : ObservationBatch
+        With the errors of what is left of them, maybe none.
+    choice : Choice
+        What was chosen.
+    """
+
+    states: np.ndarray
+    observations: ObservationBatch
+    choice: Choice
+
+
+@dataclass(frozen=True)
+class Bridge:
+    """The ensemble update before the flow, and the choice of the inversion time.
+
+    Attributes
+    ----------
+    share : float or "auto"
+        Of every observation.
+    t_min : float or "auto"
+        Inversion time.
+    settings : EnsembleSettings
+        Localisation, chosen where it is None; inflation and relaxation on top of what is chosen.
+    """
+
+    share: float | Literal["auto"] = AUTO
+    t_min: float | Literal["auto"] = AUTO
+    settings: EnsembleSettings = field(default_factory=EnsembleSettings)
+
+    def check(self, spec: StateSpec) -> None:
+        """Raise for lengths that do not fit the state: now rather than in a task.
+
+        Raises
+        ------
+        SettingsError
+            Naming the keyword.
+        """
+        self.settings.level_radius(spec)
+        if self.settings.localization is not None:
+            self.settings.radius(Places.of(spec).axes)
+
+    def update(
+        self, engine: Engine, states: np.ndarray, observations: ObservationBatch, time: str
+    ) -> Bridged:
+        """Let the ensemble update take its share of the observations of one time.
+
+        Parameters
+        ----------
+        engine : Engine
+            Of the flow; its prior describes the state.
+        states : ndarray
+            Physical forecast ``(member, channel, *space)``, all members; NaN in holes. Several
+            times may be stacked along the channels.
+        observations : ObservationBatch
+            Of these times, at least one, none in a hole.
+        time : str
+            Label.
+
+        Returns
+        -------
+        Bridged
+            The members for the flow, the rest of the observations, the choice.
+        """
+        spec = engine.prior.spec
+        normalization = of_trajectory(engine.prior.normalization, spec.channels, states.shape[1])
+        filled = fill_with_means(states, states.ndim - 1)
+        share, reach, inflation = np.zeros(_count(observations)), Reach(), 1.0
+        off = departure_from_linearity(observations, filled)
+        near = off <= LINEAR
+        used = near if self.share == AUTO else np.full(off.size, self.share > 0.0)
+        after = states
+        if used.any():
+            seen = observe_ensemble(observations, torch.from_numpy(filled), torch.float64, time)
+            x = normalization.normalize(states)
+            reach = self._reach(x, spec, observations, seen.anomalies, used)
+            linear = torch.from_numpy(near)
+            inflation = innovation_inflation(seen.anomalies[:, linear], seen.departures[linear])
+            share = self._shares(off, reach.determined / (len(states) - 1), observations)
+            own = scaled(observations, share)
+            after = self._updated(engine, states, own, reach, inflation, time)
+        t_min = self.t_min
+        if t_min == AUTO:
+            t_min = inversion_time(
+                normalization.normalize(after), INTERPOLANTS[engine.prior.interpolant]
+            )
+        rest = scaled(observations, 1.0 - share)
+        flow = self.share != AUTO or len(rest) > 0
+        choice = Choice(float(t_min), float(share.mean()), reach, inflation, flow)
+        return Bridged(after, rest, choice)
+
+    def _shares(self, off: Floats, noise: float, observations: ObservationBatch) -> Floats:
+        if self.share != AUTO:
+            return np.full(off.size, float(self.share))
+        return _alike(shares(off, noise), observations)
+
+    def _reach(
+        self,
+        normalised: Floats,
+        spec: StateSpec,
+        observations: ObservationBatch,
+        anomalies: Tensor,
+        used: NDArray[np.bool_],
+    ) -> Reach:
+        s, places = self.settings, Places.of(spec)
+        positions, levels = places_of(observations, places.axes)
+        observed = ObservedPlaces(
+            anomalies[:, torch.from_numpy(used)],
+            positions[:, used],
+            {key: z[used] for key, z in levels.items()},
+        )
+        vertical = s.level_radius(spec) or {}
+        if s.localization is None:
+            chosen = choose_reach(normalised, spec, observed)
+            return replace(chosen, vertical=vertical) if vertical else chosen
+        radius = s.radius(places.axes)
+        return Reach(radius, vertical, observed.determined(places, radius, vertical))
+
+    def _updated(
+        self,
+        engine: Engine,
+        states: np.ndarray,
+        observations: ObservationBatch,
+        reach: Reach,
+        inflation: float,
+        time: str,
+    ) -> np.ndarray:
+        if not len(observations):
+            return states
+        unlimited = reach.radius is None and not reach.vertical
+        s = replace(self.settings, inflation=self.settings.inflation * inflation)
+        update = EnsembleEngine(
+            engine.prior,
+            s,
+            "etkf" if unlimited else "letkf",
+            engine.seed,
+            engine.device,
+            engine.dtype,
+            regain=True,
+            reach=reach,
+        )
+        return update.analyse(states, observations, time=time)
+
+
+def shares(off: Floats, noise: float) -> Floats:
+    """Share of each observation that the ensemble update takes.
+
+    Parameters
+    ----------
+    off : array, shape (n,)
+        From `departure_from_linearity`.
+    noise : float
+        Share of the ensemble's degrees of freedom that observations determine.
+
+    Returns
+    -------
+    array, shape (n,)
+        0 to 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> shares(np.array([0.0, 0.5, 2.0]), 0.25).round(2)
+    array([0.8 , 0.57, 0.  ])
+    >>> shares(np.array([0.0]), 0.01)
+    array([1.])
+    """
+    found = np.where(off > LINEAR, 0.0, 1.0 / (1.0 + noise + np.minimum(off, LINEAR) / LINEAR))
+    return np.where(found > WHOLE, 1.0, found)
+
+
+def scaled(observations: ObservationBatch, share: Floats) -> ObservationBatch:
+    """Return observations with the errors of a share of their likelihood, R / share.
+
+    Parameters
+    ----------
+    observations : ObservationBatch
+        Maybe averaged.
+    share : array, shape (n,)
+        Of each, or of each average; 0 leaves it out.
+
+    Returns
+    -------
+    ObservationBatch
+        Maybe without any.
+    """
+    averaging = observations.averaging
+    if averaging is not None and share.any():
+        # The averages stay what they are; without influence instead of being left out.
+        factor = np.sqrt(np.maximum(share, WORTHLESS**-2))[averaging.group]
+        return replace(observations, errors=observations.errors / factor)
+    kept = share > 0.0 if averaging is None else np.zeros(len(observations), dtype=bool)
+    if averaging is not None:
+        return replace(observations, averaging=None).keep(kept)
+    errors = observations.errors / np.sqrt(np.where(kept, share, 1.0))
+    return replace(observations, errors=errors).keep(kept)
+
+
+def _count(observations: ObservationBatch) -> int:
+    averaging = observations.averaging
+    return len(observations) if averaging is None else len(averaging)
+
+
+def _alike(share: Floats, observations: ObservationBatch) -> Floats:
+    """Give observations with correlated errors the same share: only so it is one likelihood."""
+    share = share.copy()
+    if observations.averaging is not None and observations.blocks:
+        share[:] = share.min()
+        return share
+    for block in observations.blocks:
+        share[block.places] = share[block.places].min()
+    return share

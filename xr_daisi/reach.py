@@ -1,0 +1,303 @@
+r"""How far observations may reach, from the ensemble alone: localisation without tuning.
+
+A small ensemble is wrong about correlations in two ways, and each limits the reach of observations.
+
+* *Sampling noise.* Where true correlations are small, sample correlations of M members are of the
+  size ``1 / sqrt(M - 1)``. The factor that makes the expected squared error of a sample covariance
+  least is, for Gaussian members [1]_,
+
+      ``L = (M - 1) / ((M + 1) (M - 2)) (M - 1 - E[V_i V_j] / E[C_ij^2])``,
+
+  with sample covariances C and variances V, and expectations over pairs of points that are as far
+  apart. A taper is fitted to it.
+* *Degrees of freedom.* An update fits M - 1 weights to the observations in reach; those that
+  determine many of them leave little to tell signal from noise. With the whitened perturbations Y
+  of the observations in reach of a column, they determine ``tr(G (G + (M - 1) I)^-1)``, ``G = Y'
+  Y``. The reach is such that this is at most a quarter of M - 1 on average.
+
+A large ensemble needs neither, and none is set.
+
+References
+----------
+.. [1] B. Menetrier, T. Montmerle, Y. Michel, L. Berre, "Linear filtering of sample covariances for
+   ensemble-based data assimilation. Part I", Mon. Weather Rev. 143, 1622-1643, 2015,
+   doi:10.1175/MWR-D-14-00157.1.
+.. [2] B. R. Hunt, E. J. Kostelich, I. Szunyogh, Physica D 230, 112-126, 2007 (the local update).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from xr_daisi.ensemble_kalman import determined, transform, weighted_products
+from xr_daisi.localization import FARTHEST, Places, gaspari_cohn
+
+if TYPE_CHECKING:
+    from xr_daisi.interpolation import LevelKey
+    from xr_daisi.state import StateSpec
+
+__all__ = ["ObservedPlaces", "Reach", "choose_reach", "optimal_taper"]
+
+Floats = NDArray[np.float64]
+
+SHARE = 0.25
+"""Of the degrees of freedom of an ensemble, what observations in reach may determine."""
+
+FAITHFUL = 0.95
+"""Sample covariances that are to be multiplied by this or more need no taper."""
+
+POINTS = 400
+"""Points of the grid whose pairs are looked at."""
+
+COLUMNS = 200
+"""Places of observations whose surroundings are looked at."""
+
+PAIRS = 2_000_000
+"""Pairs of column and observation at a time."""
+
+DISTANCES = 48
+GROWTH = 1.25
+"""Ratio of the reaches that are tried, one after the other."""
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far observations reach.
+
+    Parameters
+    ----------
+    radius : float or None
+        Distance at which the taper is zero, km or units of a plain grid; None is no limit.
+    vertical : mapping of levels to float
+        The same along each set of levels; without an entry there is no limit.
+    determined : float
+        Degrees of freedom of the ensemble that observations determine in a column, on average.
+    """
+
+    radius: float | None = None
+    vertical: Mapping[LevelKey, float] = field(default_factory=dict)
+    determined: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class ObservedPlaces:
+    """Observations as the choice of their reach needs them.
+
+    Parameters
+    ----------
+    anomalies : Tensor, shape (M, n)
+        H of the members minus its mean, whitened.
+    positions : array, shape (d, n)
+        Horizontal coordinates.
+    levels : mapping of levels to array, shape (n,)
+        Vertical coordinates in terms of each set of levels; NaN for none.
+    """
+
+    anomalies: Tensor
+    positions: Floats
+    levels: Mapping[LevelKey, Floats]
+
+    def determined(
+        self, places: Places, radius: float | None, vertical: Mapping[LevelKey, float]
+    ) -> float:
+        """Degrees of freedom that observations determine in a column, on average over some.
+
+        Parameters
+        ----------
+        places : Places
+            What distances are.
+        radius : float or None
+            At which the taper is zero.
+        vertical : mapping of levels to float
+            Likewise along levels.
+        """
+        n = self.anomalies.shape[1]
+        if radius is None and not vertical:
+            _, change = transform((self.anomalies @ self.anomalies.mT)[None], self._none(1))
+            return float(determined(change)[0])
+        reach = FARTHEST if radius is None else radius
+        share = places.share_near(self.positions, reach)
+        most = int(PAIRS / max(1.0, share * n))
+        count = max(1, min(n, COLUMNS, most))
+        chosen = np.unique(np.linspace(0, n - 1, count).round().astype(np.int64))
+        here = Places(places.axes, self.positions[:, chosen])
+        column, observation, distance = here.near(self.positions, reach)
+        weight = gaspari_cohn(distance, reach) if radius is not None else np.ones(distance.size)
+        for key, zero in vertical.items():
+            if key in self.levels:
+                z = self.levels[key]
+                away = np.abs(z[chosen][column] - z[observation])
+                weight = weight * gaspari_cohn(np.where(np.isnan(away), 0.0, away), zero)
+        some = weight > 0.0
+        gram = weighted_products(
+            self.anomalies, column[some], observation[some], weight[some], len(chosen)
+        )
+        _, change = transform(gram, self._none(len(chosen)))
+        return float(determined(change).mean())
+
+    def _none(self, columns: int) -> Tensor:
+        return self.anomalies.new_zeros(columns, len(self.anomalies))
+
+
+def optimal_taper(members: int, products: Floats, squares: Floats) -> Floats:
+    """Compute the factor that makes the squared error of sample covariances least.
+
+    Parameters
+    ----------
+    members : int
+        M, at least 3.
+    products : array
+        Means of ``V_i V_j``, products of sample variances, over pairs of points.
+    squares : array
+        Means of ``C_ij^2``, squared sample covariances, over the same pairs.
+
+    Returns
+    -------
+    array
+        About 0 where covariances are sampling noise, ``(M - 1) / (M + 1)`` for a variance.
+
+    References
+    ----------
+    doi:10.1175/MWR-D-14-00157.1.
+    """
+    m = members
+    found: Floats = (m - 1) / ((m + 1) * (m - 2)) * (m - 1 - products / squares)
+    return found
+
+
+def choose_reach(states: Floats, spec: StateSpec, seen: ObservedPlaces) -> Reach:
+    """Choose how far observations reach.
+
+    Parameters
+    ----------
+    states : array, shape (M, channel, *space)
+        Members, normalised or in units in which their variables are comparable; NaN in holes.
+        Several times may be stacked along the channels.
+    spec : StateSpec
+        Variables and grid.
+    seen : ObservedPlaces
+        The observations.
+
+    Returns
+    -------
+    Reach
+        Without any limit for an ensemble that is large enough.
+    """
+    members = len(states)
+    places = Places.of(spec)
+    times = states.shape[1] // spec.channels
+    x = states.reshape(members, times * spec.channels, -1)
+    perturbations = np.nan_to_num(x - x.mean(axis=0))
+    rng = np.random.default_rng(0)  # the same points for every ensemble
+    there = np.isfinite(x[0]).any(axis=0) & np.all(np.isfinite(places.positions), axis=0)
+    finite = np.flatnonzero(there)
+    chosen = np.sort(rng.choice(finite, min(POINTS, finite.size), replace=False))
+    perturbations = perturbations[:, :, chosen]
+    places = Places(places.axes, places.positions[:, chosen])
+    vertical = _vertical(perturbations, spec)
+    noise = _sampling_radius(perturbations, places)
+    limit = SHARE * (members - 1)
+    if noise is None:
+        vertical = {}
+        noise = np.inf
+    radius = _radius_of_freedom(places, seen, vertical, noise, limit)
+    return Reach(radius, vertical, seen.determined(places, radius, vertical))
+
+
+def _sampling_radius(perturbations: Floats, places: Places) -> float | None:
+    """Radius of the taper that suits sampling noise; None where there is hardly any."""
+    members = len(perturbations)
+    one, other, distance = places.near(places.positions, FARTHEST)
+    pair = one < other
+    one, other, distance = one[pair], other[pair], distance[pair]
+    if not distance.size or distance.max() == 0.0:
+        return None
+    edges = np.linspace(0.0, float(distance.max()), DISTANCES + 1)
+    number = np.clip(np.digitize(distance, edges) - 1, 0, DISTANCES - 1)
+    squares, products, whole = np.zeros(DISTANCES), np.zeros(DISTANCES), 0.0
+    for channel in range(perturbations.shape[1]):
+        x = perturbations[:, channel]
+        covariance = x.T @ x / (members - 1)
+        variance = np.diag(covariance)
+        squares += np.bincount(number, covariance[one, other] ** 2, DISTANCES)
+        products += np.bincount(number, variance[one] * variance[other], DISTANCES)
+        whole += float((variance**2).sum())
+    there = squares > 0.0
+    if not there.any():
+        return None
+    best = optimal_taper(members, products[there], squares[there])
+    best = best * (members + 1) / (members - 1)  # a taper is 1 at no distance
+    kept = whole + 2.0 * float((squares[there] * np.clip(best, 0.0, 1.0)).sum())
+    if kept >= FAITHFUL * (whole + 2.0 * float(squares.sum())):
+        return None
+    middle = (0.5 * (edges[1:] + edges[:-1]))[there]
+    return _fitted(middle, best, 0.5 * edges[1], 4.0 * edges[-1])
+
+
+def _fitted(distance: Floats, factor: Floats, least: float, most: float) -> float:
+    """Radius of the taper that is nearest to factors at some distances."""
+    tried = np.geomspace(least, most, 200)
+    aimed = np.clip(factor, -0.5, 1.5)
+    errors = [float(((gaspari_cohn(distance, radius) - aimed) ** 2).sum()) for radius in tried]
+    return float(tried[int(np.argmin(errors))])
+
+
+def _vertical(perturbations: Floats, spec: StateSpec) -> dict[LevelKey, float]:
+    """Radius along each set of levels that suits sampling noise."""
+    members = len(perturbations)
+    found: dict[LevelKey, tuple[list[float], list[float]]] = {}
+    for v in spec.variables:
+        if v.levels is None or v.size < 2:
+            continue
+        own = perturbations[:, spec.channel_slice(v.name)]
+        variance = (own**2).sum(axis=0) / (members - 1)
+        distances, factors = found.setdefault(v.levels, ([], []))
+        for i in range(v.size):
+            for j in range(i + 1, v.size):
+                covariance = (own[:, i] * own[:, j]).sum(axis=0) / (members - 1)
+                square = float((covariance**2).mean())
+                if square > 0.0:
+                    product = float((variance[i] * variance[j]).mean())
+                    taper = optimal_taper(members, np.array(product), np.array(square))
+                    factors.append(float(taper) * (members + 1) / (members - 1))
+                    distances.append(abs(float(v.levels[i]) - float(v.levels[j])))
+    return {
+        key: _fitted(np.array(d), np.array(f), 0.5 * min(d), 20.0 * max(d))
+        for key, (d, f) in found.items()
+        if d and min(d) > 0.0
+    }
+
+
+def _radius_of_freedom(
+    places: Places,
+    seen: ObservedPlaces,
+    vertical: Mapping[LevelKey, float],
+    most: float,
+    limit: float,
+) -> float | None:
+    """Largest radius up to `most` within which observations determine no more than a limit."""
+    longest = None if np.isinf(most) else most
+    if seen.determined(places, longest, vertical) <= limit:
+        return longest
+    some = places.positions[:, :: max(1, len(places) // 200)]
+    across = float(np.max(Places(places.axes, some).near(some, FARTHEST)[2], initial=0.0))
+    if across == 0.0:  # a single place
+        return None
+    radius = across / 64.0
+    before, at_before = radius, 0.0
+    while radius < min(most, 4.0 * across):
+        found = seen.determined(places, radius, vertical)
+        if found > limit:
+            if before == radius:
+                return radius
+            share = (limit - at_before) / (found - at_before)
+            return float(before * (radius / before) ** share)
+        before, at_before = radius, found
+        radius *= GROWTH
+    return float(min(most, radius))
