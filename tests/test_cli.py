@@ -489,7 +489,7 @@ def test_reader_that_has_seen_enough(files: Path) -> None:
 def test_help_explains_every_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     out, _ = run(capsys, command, "--help")
     # Name, type (of newer versions of cyclopts) and text between the borders of a box.
-    row = re.compile(r"^│[ *]*(--[\w-]+|[A-Z]+)( [A-Z]+(?:\.\.\.)?)* {2,}(\w.*)│$", re.MULTILINE)
+    row = re.compile(r"^│[ *]*(--[\w-]+|[A-Z]+)( [A-Z|]+(?:\.\.\.)?)* {2,}(\w.*)│$", re.MULTILINE)
     explained = {match[1] for match in row.finditer(out)}
     function = app[command].default_command
     names = set(inspect.signature(function).parameters)

@@ -13,8 +13,9 @@ import numpy as np
 import xarray as xr
 
 from xr_daisi.baselines import bridge_for, check_keywords, engine_for
-from xr_daisi.blocks import Work, run_eager
+from xr_daisi.blocks import Work
 from xr_daisi.dimensions import other_valid_time, time_coordinate
+from xr_daisi.eager_blocks import run_eager
 from xr_daisi.errors import problem
 from xr_daisi.estimate import AnalysisPlan, make_plan
 from xr_daisi.labels import analysis_attributes, bridge_attributes

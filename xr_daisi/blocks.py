@@ -1,4 +1,4 @@
-"""Blocks of members and times through the engine: eager, or as a dask graph.
+"""Blocks of members and times through the engine.
 
 A block is a NumPy array ``(time, member, channel, *space)`` in the forecast's own units.
 """
@@ -6,7 +6,7 @@ A block is a NumPy array ``(time, member, channel, *space)`` in the forecast's o
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ import torch
 from xr_daisi.block_checks import check_block, forecast_holes
 from xr_daisi.circular import next_to, periods_of
 from xr_daisi.engine import FAR, Engine
-from xr_daisi.errors import DivergenceError, NoObservationsWarning, problem
+from xr_daisi.errors import DivergenceError, problem
 from xr_daisi.forecast_state import ForecastState
 from xr_daisi.holes import fill_holes, fill_with_means, holes_of
 from xr_daisi.observation_extremes import farthest, refuse_extremes
@@ -22,41 +22,22 @@ from xr_daisi.observation_holes import outside_holes
 from xr_daisi.observation_options import ObservationOptions
 from xr_daisi.observation_status import Status
 from xr_daisi.plane import PlaneAxes
-from xr_daisi.progress import progress_bar
 from xr_daisi.thinning import thinned
 from xr_daisi.trajectories import TrajectoryEngine
 from xr_daisi.user_warnings import warn_user
+from xr_daisi.windows import Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-    from xr_daisi.bridge import Bridge, Choice
+    from xr_daisi.bridge import Bridge
     from xr_daisi.ensemble_engine import EnsembleEngine
     from xr_daisi.layout import Layout
-    from xr_daisi.observations import ObservationBatch, ObservationPlan
+    from xr_daisi.observations import ObservationBatch
 
-
-class Window(NamedTuple):
-    """Times that are analysed together.
-
-    Attributes
-    ----------
-    times : sequence of int
-        Their numbers.
-    observations : ObservationBatch
-        Of these times.
-    choice : Choice or None
-        What the bridge chose for them; None where it did nothing.
-    """
-
-    times: Sequence[int]
-    observations: ObservationBatch
-    choice: Choice | None = None
-
-
-__all__ = ["Window", "Work", "far_from_ensemble", "run_eager", "trajectories"]
+__all__ = ["Work", "far_from_ensemble", "trajectories"]
 
 
 @dataclass(frozen=True)
@@ -209,26 +190,38 @@ class Work:
         self.check(block, holes, first_time, 0)
         engine = cast("Engine", self.engine)
         out, windows = np.array(block), []
-        for times, batch, _ in observations:
+        for window in observations:
+            batch = window.observations
             if not len(batch):
                 continue
             refuse_extremes(batch, self.layout.spec)
-            times = list(times)
+            times = list(window.times)
             given = self._thinned(batch)
             label = ", ".join(self.layout.time_label(first_time + index) for index in times)
             states = trajectories(self.physical(block[times]))
             bridged = self.bridge.update(engine, states, given, label)
             if bridged.choice.share > 0.0:
-                if engine.is_far(bridged.states[:, : self.layout.spec.channels]) and not (
-                    engine.is_far(states[:, : self.layout.spec.channels])
-                ):
-                    far = farthest(batch, self._observed(block[times], batch), self.layout.spec)
-                    found = f"values more than {FAR:g} standard deviations from the prior's mean"
-                    what = f"members after the ensemble update of {label}"
-                    raise DivergenceError(f"{problem(what, found, 'states near it')}; {far}")
+                self._stays_near(block[times], bridged.states, batch, label)
                 out[times] = self._in_times(bridged.states, len(times))
-            windows.append(Window(times, bridged.observations, bridged.choice))
+            windows.append(Window(times, bridged.observations, bridged.choice, batch))
         return out, windows
+
+    def _stays_near(
+        self, block: np.ndarray, after: np.ndarray, batch: ObservationBatch, label: str
+    ) -> None:
+        """Raise where observations carried members away from all that the prior knows."""
+        if not self.engine.is_far(self._split(after, len(block))):
+            return
+        if self.engine.is_far(self.physical(block)):  # it was so before, and the user is told
+            return
+        far = self._farthest(block, batch)
+        found = f"values more than {FAR:g} standard deviations from the prior's mean"
+        raise DivergenceError(
+            f"{problem(f'members after the analysis of {label}', found, 'states near it')}; {far}"
+        )
+
+    def _farthest(self, block: np.ndarray, batch: ObservationBatch) -> str:
+        return farthest(batch, self._observed(block, batch), self.layout.spec)
 
     def _thinned(self, batch: ObservationBatch) -> ObservationBatch:
         if self.options.thin is None:
@@ -236,10 +229,14 @@ class Work:
         axes = PlaneAxes.of(self.layout.spec)
         return thinned(batch, axes, axes.length(self.options.thin, "thin"))
 
+    def _split(self, states: np.ndarray, times: int) -> np.ndarray:
+        """Undo `trajectories`."""
+        members = states.reshape(len(states), times, -1, *states.shape[2:])
+        return np.moveaxis(members, 1, 0)
+
     def _in_times(self, states: np.ndarray, times: int) -> np.ndarray:
         """Undo `trajectories`, in the forecast's units."""
-        members = states.reshape(len(states), times, -1, *states.shape[2:])
-        return self.own_units(np.moveaxis(members, 1, 0))
+        return self.own_units(self._split(states, times))
 
     def analyse(
         self,
@@ -281,21 +278,21 @@ class Work:
         """
         self.check(block, holes, first_time, first_member)
         out = np.array(block)
-        # What the bridge leaves nothing of is carried through the prior nevertheless.
         windows = [
-            (list(times), batch, choice)
-            for times, batch, choice in observations
-            if len(batch) or (choice is not None and choice.flow)
+            window
+            for window in observations
+            # What the bridge leaves nothing of may be carried through the prior nevertheless.
+            if len(window.observations) or (window.choice is not None and window.choice.flow)
         ]
-        for _, batch, choice in windows:
-            if choice is None:
-                refuse_extremes(batch, self.layout.spec)
-        analysed_times = [index for times, _, _ in windows for index in times]
+        for window in windows:
+            refuse_extremes(window.given, self.layout.spec)
+        analysed_times = [index for window in windows for index in window.times]
         if any(self.engine.is_far(self.physical(block[index])) for index in analysed_times):
             found = f"values more than {FAR:g} standard deviations from the prior's mean"
             remedy = "check its units (attrs['units']) and that the prior is for these data"
             warn_user(problem("forecast", found, "states like those of the prior", remedy))
-        for times, batch, choice in windows:
+        for window in windows:
+            times, batch, choice = list(window.times), window.observations, window.choice
             labels = [self.layout.time_label(first_time + index) for index in times]
             engine = self.engine
             given = batch if choice is not None else self._thinned(batch)
@@ -312,8 +309,10 @@ class Work:
                     advance=advance,
                 )
             except DivergenceError as error:
-                far = farthest(batch, self._observed(block[times], batch), self.layout.spec)
+                far = self._farthest(block[times], window.given)
                 raise DivergenceError(f"{error}; {far}") from error
+            if choice is not None:
+                self._stays_near(block[times], analysed, window.given, ", ".join(labels))
             out[times] = self._in_times(analysed, len(times))
         return out
 
@@ -382,56 +381,3 @@ def far_from_ensemble(
     departure = np.abs(observations.values - members.mean(axis=0))
     far: np.ndarray = departure > limit * np.sqrt(spread + observations.errors**2)
     return far
-
-
-def run_eager(
-    states: np.ndarray, plan: ObservationPlan | None, work: Work, *, progress: bool | None
-) -> tuple[np.ndarray, dict[Status, int], list[tuple[list[int], Choice]]]:
-    """Work through all times at once.
-
-    Parameters
-    ----------
-    states : ndarray
-        ``(time, member, channel, *space)`` in the forecast's units; not modified.
-    plan : ObservationPlan or None
-        None inverts only.
-    work : Work
-        What to do.
-    progress : bool or None
-        Whether to show a bar.
-
-    Returns
-    -------
-    ndarray
-        Analysis or latents, shape and dtype of `states`.
-    dict of Status to int
-        Number of observations that were rejected in view of the forecast.
-    list of (times, Choice)
-        What the bridge chose.
-    """
-    times, members = states.shape[:2]
-    holes = work.holes(states)
-    if plan is None:
-        with progress_bar(progress, total=times * members, unit="member", desc="invert") as bar:
-            return work.invert(states, holes, 0, 0, bar.update), {}, []
-    work.check(states, holes, 0, 0)
-    given = [plan.window_batch(window) for window in plan.windows]
-    batches = [
-        work.filtered(states[list(window)], batch, holes)
-        for window, batch in zip(plan.windows, given, strict=True)
-    ]
-    rejected: dict[Status, int] = {}
-    for before, after in zip(given, batches, strict=True):
-        for rows, status in after.rejected[len(before.rejected) :]:
-            rejected[status] = rejected.get(status, 0) + rows.size
-    if rejected and not any(map(len, batches)):
-        words = ", ".join(f"{count} {status.reason}" for status, count in rejected.items())
-        total = sum(rejected.values())
-        text = f"the forecast rejected all {total} observations ({words}): it stays as is"
-        warn_user(NoObservationsWarning(text))
-    total = members * sum(len(b) > 0 for b in batches)
-    windows = [Window(times, batch) for times, batch in zip(plan.windows, batches, strict=True)]
-    with progress_bar(progress, total=total, unit="member", desc="assimilate") as bar:
-        states, windows = work.bridged(states, windows, holes, 0)
-        chosen = [(list(w.times), w.choice) for w in windows if w.choice is not None]
-        return work.analyse(states, windows, holes, 0, 0, bar.update), rejected, chosen

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import xarray as xr
 
-from xr_daisi.blocks import Work, run_eager
+from xr_daisi.blocks import Work
+from xr_daisi.eager_blocks import run_eager
 from xr_daisi.engine import Engine
 from xr_daisi.errors import DaisiTypeError, SettingsError, problem
 from xr_daisi.labels import latent_dataset, sample_dataset

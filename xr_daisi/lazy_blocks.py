@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xr_daisi.blocks import Window
 from xr_daisi.devices import resolve_device
 from xr_daisi.shared_work import SharedWork, published
 from xr_daisi.task_resources import task_resources
+from xr_daisi.windows import Window
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

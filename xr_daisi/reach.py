@@ -32,10 +32,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from xr_daisi.ensemble_kalman import determined, transform, weighted_products
+from xr_daisi.ensemble_kalman import (
+    columns_at_once,
+    determined,
+    transform,
+    weighted_products,
+)
 from xr_daisi.localization import FARTHEST, Places, gaspari_cohn
 
 if TYPE_CHECKING:
@@ -119,12 +125,13 @@ class ObservedPlaces:
         """
         n = self.anomalies.shape[1]
         if radius is None and not vertical:
-            _, change = transform((self.anomalies @ self.anomalies.mT)[None], self._none(1))
-            return float(determined(change)[0])
+            squares = torch.linalg.svdvals(self.anomalies).square()
+            return float((squares / (squares + len(self.anomalies) - 1)).sum())
         reach = FARTHEST if radius is None else radius
         share = places.share_near(self.positions, reach)
         most = int(PAIRS / max(1.0, share * n))
-        count = max(1, min(n, COLUMNS, most))
+        members, size = len(self.anomalies), self.anomalies.element_size()
+        count = max(1, min(n, COLUMNS, most, columns_at_once(members, size)))
         chosen = np.unique(np.linspace(0, n - 1, count).round().astype(np.int64))
         here = Places(places.axes, self.positions[:, chosen])
         column, observation, distance = here.near(self.positions, reach)
