@@ -68,7 +68,7 @@ def main() -> None:
     )
     truth = to_dataset(spun_up_states()[None, 0], dims=("time",), times=times)
     obs = sparse_observations(truth)
-    settings = {"steps": arguments.steps, "guidance_iterations": 3}
+    settings = {"steps": arguments.steps, "guidance_iterations": 3, "t_min": 0.2}
     ratios = []
     for _ in range(arguments.repeats + 1):
         bare = network_seconds(prior, arguments.members, settings)

@@ -86,6 +86,7 @@ def main() -> None:
         tile=arguments.tile or None,
         overlap=arguments.overlap,
         steps=arguments.steps,
+        t_min=0.2,
         device="cpu",
         progress=False,
     )

@@ -50,7 +50,15 @@ def analyse(members: int, lazy: bool) -> None:
         coords={d: ("point", np.linspace(1, n - 2, 50)) for d in axes},
     )
     analysis = xr_daisi.assimilate(
-        forecast, obs, prior, obs_error=0.5, steps=2, device="cpu", batch=4, progress=False
+        forecast,
+        obs,
+        prior,
+        obs_error=0.5,
+        steps=2,
+        t_min=0.2,
+        device="cpu",
+        batch=4,
+        progress=False,
     )
     with dask.config.set(scheduler="threads", num_workers=1):
         # chunk by chunk, as it would go to a file

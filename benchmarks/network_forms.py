@@ -76,7 +76,15 @@ def loss_of_accuracy(members: int, steps: int) -> dict[str, float]:
     obs = sparse_observations(true)
     single, half = (
         xr_daisi.assimilate(
-            forecast, obs, prior, dtype=d, steps=steps, solver="adams", device="cpu", progress=False
+            forecast,
+            obs,
+            prior,
+            dtype=d,
+            steps=steps,
+            t_min=0.2,
+            solver="adams",
+            device="cpu",
+            progress=False,
         ).theta
         for d in ("float32", "bfloat16")
     )

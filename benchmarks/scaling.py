@@ -63,7 +63,14 @@ def observations(n: int = 100) -> xr.Dataset:
 
 def analyse(forecast: xr.Dataset, prior: FlowPrior, steps: int) -> xr.Dataset:
     return xr_daisi.assimilate(
-        forecast, observations(), prior, obs_error=0.5, steps=steps, batch=1, progress=False
+        forecast,
+        observations(),
+        prior,
+        obs_error=0.5,
+        steps=steps,
+        t_min=0.2,
+        batch=1,
+        progress=False,
     )
 
 

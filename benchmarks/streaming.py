@@ -113,6 +113,7 @@ def measure(
                 prior,
                 obs_error=0.5,
                 steps=2,
+                t_min=0.2,  # members in chunks: a bridge would hold all of a time
                 solver="euler",
                 guidance_iterations=1,
                 noise=0.0,

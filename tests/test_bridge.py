@@ -87,8 +87,8 @@ def test_it_is_a_filter_carried_through_the_prior_where_all_is_its() -> None:
 
 
 def test_settings_of_the_update_go_on_top() -> None:
-    relaxed = analyse(relaxation=1.0, guidance="none")
-    spread = analyse(guidance="none").t2m.std("member").mean()
+    relaxed = analyse(relaxation=1.0, guidance="none", bridge="auto")
+    spread = analyse(guidance="none", bridge="auto").t2m.std("member").mean()
     assert float(relaxed.t2m.std("member").mean()) > float(spread)
     fixed = analyse(localization="300 km")
     chosen = json.loads(fixed.attrs["daisi_chosen"])
@@ -169,5 +169,34 @@ def test_reach_along_levels(shared: float, least: float, most: float) -> None:
     states = np.sqrt(shared) * z[0, :, :1] + np.sqrt(1.0 - shared) * z[1]
     y = torch.from_numpy(states[:, 0, ::10] - states[:, 0, ::10].mean(axis=0)) / 3.0
     seen = ObservedPlaces(y, np.arange(0.0, 40.0, 10.0)[None], {})
-    (radius,) = choose_reach(states, spec, seen).vertical.values()
-    assert least < radius < most
+    found = choose_reach(states, spec, seen).vertical
+    assert least < min(found.values(), default=np.inf) <= most
+
+
+def test_an_observation_reaches_the_nodes_around_it() -> None:
+    """White errors ask for no reach at all; what is taken of an observation has to go somewhere."""
+    x = np.arange(24.0)
+    template = xr.Dataset({"u": ("x", np.zeros(24))}, coords={"x": x})
+    prior = FlowPrior.from_velocity(lambda x, t: 0.0 * x, template)
+    states = 0.5 * np.random.default_rng(1).standard_normal((12, 24))
+    ds = xr.Dataset({"u": (("member", "x"), states)}, coords={"x": x})
+    places = np.arange(2.5, 22.0, 4.0)
+    obs = xr.Dataset({"u": ("obs", np.full(5, 2.0)), "u_error": ("obs", np.full(5, 0.1))})
+    found = assimilate(ds, obs.assign_coords(x=("obs", places)), prior, bridge=1.0, **QUICK)
+    (chosen,) = json.loads(found.attrs["daisi_chosen"]).values()
+    assert chosen["localization"] >= 1.5
+    moved = abs(found.u - ds.u).mean("member").values
+    assert (moved[[2, 3, 6, 7]] > 0.1).all()
+
+
+def test_guidance_that_cannot_take_a_part_takes_all() -> None:
+    for guidance in ("dps-normalized", "none"):
+        same(analyse(guidance=guidance), analyse(guidance=guidance, bridge=0))
+
+
+def test_recommended_bridge_and_other_inversion_times() -> None:
+    card = PRIOR.with_settings(bridge="auto")
+    found = assimilate(FORECAST, OBS, card, t_min=0.0, **QUICK)
+    same(found, analyse(t_min=0.0))
+    again = assimilate(WHOLE, OBS, PRIOR, t_min=0.2, **QUICK)
+    assert "daisi_chosen" not in again.attrs

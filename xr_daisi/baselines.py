@@ -172,8 +172,8 @@ def bridge_for(
     if s.share not in (0.0, AUTO) and members < FEWEST:
         found, expected = f"{s.share:g} for {members} members", f"at least {FEWEST} members"
         raise SettingsError(problem("bridge", found, expected, "pass bridge=0, the flow alone"))
-    if members < FEWEST or (s.share == 0.0 and s.t_min != AUTO):
-        return None
     bridge = Bridge(s.share, s.t_min, EnsembleSettings(**own))
     bridge.check(engine.prior.spec)
+    if members < FEWEST or (s.share == 0.0 and s.t_min != AUTO):
+        return None
     return bridge

@@ -40,6 +40,10 @@ if TYPE_CHECKING:
 __all__ = ["Work", "far_from_ensemble", "trajectories"]
 
 
+LOST = 100.0
+"""Standard deviations of the prior beyond which no observation may carry a state."""
+
+
 @dataclass(frozen=True)
 class Work:
     """What is done to every block.
@@ -210,15 +214,14 @@ class Work:
         self, block: np.ndarray, after: np.ndarray, batch: ObservationBatch, label: str
     ) -> None:
         """Raise where observations carried members away from all that the prior knows."""
-        if not self.engine.is_far(self._split(after, len(block))):
+        if not self.engine.is_far(self._split(after, len(block)), LOST):
             return
         if self.engine.is_far(self.physical(block)):  # it was so before, and the user is told
             return
-        far = self._farthest(block, batch)
-        found = f"values more than {FAR:g} standard deviations from the prior's mean"
-        raise DivergenceError(
-            f"{problem(f'members after the analysis of {label}', found, 'states near it')}; {far}"
-        )
+        found = f"values more than {LOST:g} standard deviations from the prior's mean"
+        what = f"members after the analysis of {label}"
+        text = problem(what, found, "states near it")
+        raise DivergenceError(f"{text}; {self._farthest(block, batch)}")
 
     def _farthest(self, block: np.ndarray, batch: ObservationBatch) -> str:
         return farthest(batch, self._observed(block, batch), self.layout.spec)

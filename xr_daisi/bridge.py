@@ -7,13 +7,14 @@ takes any operator. Every observation is used once in all.
 
 What each part does badly decides on the share of an observation,
 
-    ``a = 1 / (1 + q + e)``, and 0 where ``e > 1``.
+    ``a = 1 / (1 + q + e / 0.1)``, and 0 where ``e > 0.1``.
 
 q is the share of the ensemble's M - 1 degrees of freedom that observations determine: weights
 fitted by few members are noisy, by the factor ``1 + q`` in variance. e is the mean square of what H
-of the members is off its tangent, in units of the error: beyond 1 the tangent is no description of
-the observation. For linear observations and a large ensemble a is 1: the filter is exact there for
-any Gaussian forecast, and the flow is not. A share above `WHOLE` is taken for 1.
+of the members is off its tangent, in units of the error. Such errors add up, since neighbouring
+observations have the same, so that a tenth is much. For linear observations and a large ensemble a
+is 1: the filter is exact there for any Gaussian forecast, and the flow is not. A share above
+`WHOLE` is taken for 1.
 
 How far observations reach (`xr_daisi.reach`), the size of the forecast's perturbations and the
 inversion time (`xr_daisi.calibration`) follow from the ensemble and its innovations, so that
@@ -216,10 +217,10 @@ class Bridge:
             positions[:, used],
             {key: z[used] for key, z in levels.items()},
         )
-        vertical = s.level_radius(spec) or {}
+        vertical = s.level_radius(spec)
         if s.localization is None:
-            chosen = choose_reach(normalised, spec, observed)
-            return replace(chosen, vertical=vertical) if vertical else chosen
+            return choose_reach(normalised, spec, observed, vertical)
+        vertical = vertical or {}
         radius = s.radius(places.axes)
         return Reach(radius, vertical, observed.determined(places, radius, vertical))
 
@@ -267,7 +268,7 @@ def shares(off: Floats, noise: float) -> Floats:
     Examples
     --------
     >>> import numpy as np
-    >>> shares(np.array([0.0, 0.5, 2.0]), 0.25).round(2)
+    >>> shares(np.array([0.0, 0.05, 0.2]), 0.25).round(2)
     array([0.8 , 0.57, 0.  ])
     >>> shares(np.array([0.0]), 0.01)
     array([1.])

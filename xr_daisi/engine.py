@@ -374,9 +374,9 @@ class Engine:
         source = NoiseSource(self.seed, time, members)
         return source if keep is None else MaskedNoise(source, keep)
 
-    def is_far(self, states: np.ndarray) -> bool:
+    def is_far(self, states: np.ndarray, limit: float = FAR) -> bool:
         """Tell whether physical states lie where only wrong units could have brought them."""
-        far = np.abs(self.normalization.normalize(states)) > FAR  # false for NaN in holes
+        far = np.abs(self.normalization.normalize(states)) > limit  # false for NaN in holes
         return bool(far.any())
 
     def _physical(self, x: Tensor, holes: NDArray[np.bool_] | None) -> np.ndarray:

@@ -126,7 +126,7 @@ class EnsembleEngine:
         """Of the prior."""
         return self.prior.normalization
 
-    def is_far(self, states: np.ndarray) -> bool:
+    def is_far(self, states: np.ndarray, limit: float = np.inf) -> bool:
         """No forecast is far: there is no prior to be far from."""
         return False
 

@@ -269,11 +269,12 @@ def _common(
     line += f" with prior {prior.name}" if named else ""
     history = forecast.attrs.get("history")
     versions = {"xr_daisi": __version__, "torch": torch.__version__, "numpy": np.__version__}
-    # A forecast may name the prior that it was once analysed with.
-    before = {k: v for k, v in forecast.attrs.items() if not k.startswith("daisi_prior")}
+    # A forecast may be an analysis: what was chosen for it, and its prior, are not this one's.
+    kept = {k: v for k, v in forecast.attrs.items() if k != "daisi_chosen"}
+    before = {k: v for k, v in kept.items() if not k.startswith("daisi_prior")}
     sha256 = prior.sha256 or "none: a network of the user's own"
     return {
-        **(forecast.attrs if named else before),
+        **(kept if named else before),
         "history": f"{line}\n{history}" if history else line,
         **({"daisi_prior": prior.name, "daisi_prior_sha256": sha256} if named else {}),
         "daisi_settings": json.dumps({**settings, "dtype": engine.dtype}, default=_plain),

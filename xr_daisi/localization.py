@@ -136,6 +136,17 @@ class Places:
             distance = 2.0 * EARTH_RADIUS * np.arcsin(np.minimum(distance / (2 * EARTH_RADIUS), 1))
         return here[found[0]], found[1], distance
 
+    def spacing(self) -> float:
+        """Distance between neighbouring points, of some points the largest; 0 for a single one."""
+        here = np.flatnonzero(self._finite)
+        some = here[:: max(1, here.size // 256)]
+        if here.size < 2:
+            return 0.0
+        points, _ = self._searchable(self.positions[:, some], 1.0)
+        tree, _ = self._tree(self.positions[:, here])
+        apart = tree.query(points, k=2)[0][:, 1]
+        return float(np.max(apart))
+
     def share_near(self, others: Floats, radius: float) -> float:
         """Estimate the share of all pairs that lie within a radius, from some of the points."""
         some = np.flatnonzero(self._finite)

@@ -64,8 +64,14 @@ POINTS = 400
 COLUMNS = 200
 """Places of observations whose surroundings are looked at."""
 
+FEWEST = 20
+"""Places of observations at least, however many observations are around."""
+
 PAIRS = 2_000_000
 """Pairs of column and observation at a time."""
+
+NODES = 1.5
+"""Least reach, in distances between neighbouring points of the grid."""
 
 DISTANCES = 48
 GROWTH = 1.25
@@ -131,7 +137,7 @@ class ObservedPlaces:
         share = places.share_near(self.positions, reach)
         most = int(PAIRS / max(1.0, share * n))
         members, size = len(self.anomalies), self.anomalies.element_size()
-        count = max(1, min(n, COLUMNS, most, columns_at_once(members, size)))
+        count = max(1, min(n, COLUMNS, max(most, FEWEST), columns_at_once(members, size)))
         chosen = np.unique(np.linspace(0, n - 1, count).round().astype(np.int64))
         here = Places(places.axes, self.positions[:, chosen])
         column, observation, distance = here.near(self.positions, reach)
@@ -178,7 +184,12 @@ def optimal_taper(members: int, products: Floats, squares: Floats) -> Floats:
     return found
 
 
-def choose_reach(states: Floats, spec: StateSpec, seen: ObservedPlaces) -> Reach:
+def choose_reach(
+    states: Floats,
+    spec: StateSpec,
+    seen: ObservedPlaces,
+    vertical: Mapping[LevelKey, float] | None = None,
+) -> Reach:
     """Choose how far observations reach.
 
     Parameters
@@ -190,6 +201,8 @@ def choose_reach(states: Floats, spec: StateSpec, seen: ObservedPlaces) -> Reach
         Variables and grid.
     seen : ObservedPlaces
         The observations.
+    vertical : mapping of levels to float, optional
+        Reach along the levels, if that is given.
 
     Returns
     -------
@@ -200,20 +213,22 @@ def choose_reach(states: Floats, spec: StateSpec, seen: ObservedPlaces) -> Reach
     places = Places.of(spec)
     times = states.shape[1] // spec.channels
     x = states.reshape(members, times * spec.channels, -1)
-    perturbations = np.nan_to_num(x - x.mean(axis=0))
     rng = np.random.default_rng(0)  # the same points for every ensemble
     there = np.isfinite(x[0]).any(axis=0) & np.all(np.isfinite(places.positions), axis=0)
     finite = np.flatnonzero(there)
     chosen = np.sort(rng.choice(finite, min(POINTS, finite.size), replace=False))
-    perturbations = perturbations[:, :, chosen]
+    perturbations = x[:, :, chosen]
+    perturbations = np.nan_to_num(perturbations - perturbations.mean(axis=0))
+    # An observation has to reach the nodes around it.
+    least = NODES * places.spacing()
     places = Places(places.axes, places.positions[:, chosen])
-    vertical = _vertical(perturbations, spec)
+    if vertical is None:
+        vertical = _vertical(perturbations, spec)
     noise = _sampling_radius(perturbations, places)
     limit = SHARE * (members - 1)
-    if noise is None:
-        vertical = {}
-        noise = np.inf
-    radius = _radius_of_freedom(places, seen, vertical, noise, limit)
+    most = np.inf if noise is None else max(noise, least)
+    radius = _radius_of_freedom(places, seen, vertical, most, limit)
+    radius = None if radius is None else max(radius, least)
     return Reach(radius, vertical, seen.determined(places, radius, vertical))
 
 
@@ -258,13 +273,14 @@ def _fitted(distance: Floats, factor: Floats, least: float, most: float) -> floa
 def _vertical(perturbations: Floats, spec: StateSpec) -> dict[LevelKey, float]:
     """Radius along each set of levels that suits sampling noise."""
     members = len(perturbations)
-    found: dict[LevelKey, tuple[list[float], list[float]]] = {}
+    pairs: dict[LevelKey, list[tuple[float, float, float]]] = {}
+    whole: dict[LevelKey, float] = {}
     for v in spec.variables:
         if v.levels is None or v.size < 2:
             continue
         own = perturbations[:, spec.channel_slice(v.name)]
         variance = (own**2).sum(axis=0) / (members - 1)
-        distances, factors = found.setdefault(v.levels, ([], []))
+        whole[v.levels] = whole.get(v.levels, 0.0) + float((variance**2).mean(axis=1).sum())
         for i in range(v.size):
             for j in range(i + 1, v.size):
                 covariance = (own[:, i] * own[:, j]).sum(axis=0) / (members - 1)
@@ -272,13 +288,16 @@ def _vertical(perturbations: Floats, spec: StateSpec) -> dict[LevelKey, float]:
                 if square > 0.0:
                     product = float((variance[i] * variance[j]).mean())
                     taper = optimal_taper(members, np.array(product), np.array(square))
-                    factors.append(float(taper) * (members + 1) / (members - 1))
-                    distances.append(abs(float(v.levels[i]) - float(v.levels[j])))
-    return {
-        key: _fitted(np.array(d), np.array(f), 0.5 * min(d), 20.0 * max(d))
-        for key, (d, f) in found.items()
-        if d and min(d) > 0.0
-    }
+                    factor = float(taper) * (members + 1) / (members - 1)
+                    apart = abs(float(v.levels[i]) - float(v.levels[j]))
+                    pairs.setdefault(v.levels, []).append((apart, factor, square))
+    found = {}
+    for key, of_levels in pairs.items():
+        distance, factor, square = np.array(of_levels).T
+        kept = whole[key] + 2.0 * float((square * np.clip(factor, 0.0, 1.0)).sum())
+        if kept < FAITHFUL * (whole[key] + 2.0 * float(square.sum())) and distance.min() > 0.0:
+            found[key] = _fitted(distance, factor, 0.5 * distance.min(), 20.0 * distance.max())
+    return found
 
 
 def _radius_of_freedom(

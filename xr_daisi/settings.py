@@ -42,7 +42,8 @@ class Settings:
     bridge : float, "auto" or None
         Share of each observation's likelihood that an ensemble Kalman update takes before the
         flow is guided by the rest, see `xr_daisi.bridge`: 0 is the published method. None is
-        ``"auto"`` where `t_min` is, and 0 where that was set by hand.
+        ``"auto"`` where `t_min` is, and 0 where that was set by hand, or guidance cannot take a
+        part of an observation.
     steps : int or pair of int
         Solver steps each way, or (inverse, guided).
     solver : str
@@ -157,7 +158,10 @@ class Settings:
         """Share of the ensemble update, with the default filled in."""
         if self.bridge is not None:
             return self.bridge
-        return AUTO if self.t_min == AUTO else 0.0
+        # The rest of an observation is lost on guidance that there is not, and taken for all of it
+        # where guidance has no errors.
+        guided = self.guidance not in ("none", "dps-normalized") and self.strength != 0.0
+        return AUTO if self.t_min == AUTO and guided else 0.0
 
     @property
     def step_counts(self) -> tuple[int, int]:
@@ -178,7 +182,10 @@ class Settings:
             raise SettingsError(
                 problem("settings", ", ".join(unknown), f"names among {', '.join(sorted(known))}")
             )
-        return replace(self, **{k: v for k, v in changes.items() if v is not None})
+        given = {k: v for k, v in changes.items() if v is not None}
+        if given.get("t_min") == 0.0 and "bridge" not in given and self.bridge is not None:
+            given["bridge"] = 0.0  # what a card recommends is for other inversion times
+        return replace(self, **given)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types; a callable `strength` is named, not kept."""
