@@ -138,6 +138,27 @@ def test_chunks_do_not_matter(method: str, raise_if_computes: Any) -> None:
     unchanged(FORECAST, before)
 
 
+@pytest.mark.parametrize("method", ["letkf", "etkf"])
+def test_columns_are_tasks(
+    method: str, raise_if_computes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some rows of the grid each, with holes, several times together, and a transform's units."""
+    local = {"localization": "400 km"} if method == "letkf" else {}
+    keywords = {"method": method, **local, **EXACT, "relaxation": 0.2, "inflation": 1.1}
+    land = FORECAST.where(FORECAST.longitude > LON[0])
+    whole = assimilate(land, OBS, **keywords)
+    monkeypatch.setattr("xr_daisi.column_update.COLUMNS", 12)
+    eager = assimilate(land, OBS, **keywords)
+    xr.testing.assert_allclose(eager, whole, rtol=1e-12)
+    with raise_if_computes():
+        lazy = assimilate(land.chunk(time=1, member=2), OBS, **keywords)
+    xr.testing.assert_identical(lazy.compute().drop_attrs(), eager.drop_attrs())
+    assert lazy["t2m"].data.numblocks == (3, 1, 1, 1)
+    layers = lazy["t2m"].data.dask.layers
+    (columns,) = [layer for name, layer in layers.items() if "daisi-columns" in str(name)]
+    assert len(columns) == 3 * 3
+
+
 def test_work_travels_to_other_processes() -> None:
     """Round trip of what a task is given, by pickle as a scheduler does it."""
     import cloudpickle

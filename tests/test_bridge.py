@@ -13,6 +13,7 @@ from labelled import QUICK, forecast, gaussian_prior, stations
 
 from xr_daisi import DaisiError, FlowPrior, assimilate
 from xr_daisi.errors import SettingsError
+from xr_daisi.localization import Places
 from xr_daisi.reach import ObservedPlaces, choose_reach
 
 FORECAST = forecast(members=6, dtype=np.float64)
@@ -60,6 +61,25 @@ def test_chunks_do_not_matter(chunks: dict[str, int], settings: dict[str, Any]) 
     lazy = analyse(FORECAST.chunk(chunks), **settings)
     assert lazy.chunks["member"] == FORECAST.chunk(chunks).chunks["member"]
     same(lazy.compute(scheduler="threads"), analyse(**settings))
+
+
+@pytest.mark.parametrize("settings", [{}, {"bridge": 1.0, "localization": "300 km"}])
+def test_columns_are_tasks(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xr_daisi.column_update.COLUMNS", 12)
+    eager = analyse(**settings)
+    same(eager, analyse(**settings) if settings else WHOLE)
+    lazy = analyse(FORECAST.chunk(time=2, member=4), **settings)
+    assert any(name.startswith("daisi-columns") for name in lazy.t2m.data.dask.layers)
+    assert lazy.chunks["member"] == (4, 2)
+    same(lazy.compute(scheduler="threads"), eager)
+
+
+def test_a_task_names_what_went_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xr_daisi.column_update.COLUMNS", 12)
+    far = OBS.isel(time=[0]).copy(deep=True)
+    far.t2m[0, 0] = 1e9
+    with pytest.raises(DaisiError, match="1e"):
+        analyse(FORECAST.chunk(time=1, member=3), far).compute(scheduler="synchronous")
 
 
 def test_times_are_independent_and_those_without_observations_stay() -> None:
@@ -168,7 +188,7 @@ def test_reach_along_levels(shared: float, least: float, most: float) -> None:
     z = np.random.default_rng(0).standard_normal((2, 12, 3, 40))
     states = np.sqrt(shared) * z[0, :, :1] + np.sqrt(1.0 - shared) * z[1]
     y = torch.from_numpy(states[:, 0, ::10] - states[:, 0, ::10].mean(axis=0)) / 3.0
-    seen = ObservedPlaces(y, np.arange(0.0, 40.0, 10.0)[None], {})
+    seen = ObservedPlaces(y, Places.of(spec).at(slice(None, None, 10)), {})
     found = choose_reach(states, spec, seen).vertical
     assert least < min(found.values(), default=np.inf) <= most
 

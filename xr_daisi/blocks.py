@@ -23,7 +23,7 @@ from xr_daisi.observation_options import ObservationOptions
 from xr_daisi.observation_status import Status
 from xr_daisi.plane import PlaneAxes
 from xr_daisi.thinning import thinned
-from xr_daisi.trajectories import TrajectoryEngine
+from xr_daisi.trajectories import TrajectoryEngine, trajectories
 from xr_daisi.user_warnings import warn_user
 from xr_daisi.windows import Window
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from xr_daisi.layout import Layout
     from xr_daisi.observations import ObservationBatch
 
-__all__ = ["Work", "far_from_ensemble", "trajectories"]
+__all__ = ["Work", "far_from_ensemble"]
 
 
 LOST = 100.0
@@ -161,59 +161,31 @@ class Work:
             )
         return observed
 
-    def bridged(
-        self,
-        block: np.ndarray,
-        observations: Sequence[Window],
-        holes: NDArray[np.bool_],
-        first_time: int,
-    ) -> tuple[np.ndarray, list[Window]]:
-        """Let the ensemble update take its share of the observations.
+    def label(self, first_time: int, times: Sequence[int]) -> str:
+        """Label of times of a block that begins with a time of the whole forecast."""
+        return ", ".join(self.layout.time_label(first_time + index) for index in times)
+
+    def stays_near(
+        self, block: np.ndarray, after: np.ndarray, batch: ObservationBatch, label: str
+    ) -> None:
+        """Raise where observations carried members away from all that the prior knows.
 
         Parameters
         ----------
         block : ndarray
-            ``(time, member, channel, *space)`` with all members, in the forecast's units; not
-            modified.
-        observations : sequence of Window
-            Of the block.
-        holes : ndarray of bool
-            As in `analyse`.
-        first_time : int
-            Where the block begins in the whole forecast.
+            The members before, in the forecast's units.
+        after : ndarray
+            Physical states, times stacked along the channels.
+        batch : ObservationBatch
+            The observations.
+        label : str
+            Of the times.
 
-        Returns
-        -------
-        ndarray
-            The members that the flow starts from.
-        list of Window
-            With what is left of the observations for it.
+        Raises
+        ------
+        DivergenceError
+            Naming the observation farthest from the forecast.
         """
-        if self.bridge is None:
-            return block, list(observations)
-        self.check(block, holes, first_time, 0)
-        engine = cast("Engine", self.engine)
-        out, windows = np.array(block), []
-        for window in observations:
-            batch = window.observations
-            if not len(batch):
-                continue
-            refuse_extremes(batch, self.layout.spec)
-            times = list(window.times)
-            given = self._thinned(batch)
-            label = ", ".join(self.layout.time_label(first_time + index) for index in times)
-            states = trajectories(self.physical(block[times]))
-            bridged = self.bridge.update(engine, states, given, label)
-            if bridged.choice.share > 0.0:
-                self._stays_near(block[times], bridged.states, batch, label)
-                out[times] = self._in_times(bridged.states, len(times))
-            windows.append(Window(times, bridged.observations, bridged.choice, batch))
-        return out, windows
-
-    def _stays_near(
-        self, block: np.ndarray, after: np.ndarray, batch: ObservationBatch, label: str
-    ) -> None:
-        """Raise where observations carried members away from all that the prior knows."""
         if not self.engine.is_far(self._split(after, len(block)), LOST):
             return
         if self.engine.is_far(self.physical(block)):  # it was so before, and the user is told
@@ -226,7 +198,8 @@ class Work:
     def _farthest(self, block: np.ndarray, batch: ObservationBatch) -> str:
         return farthest(batch, self._observed(block, batch), self.layout.spec)
 
-    def _thinned(self, batch: ObservationBatch) -> ObservationBatch:
+    def thinned(self, batch: ObservationBatch) -> ObservationBatch:
+        """Return averages of observations, where they are to be thinned."""
         if self.options.thin is None:
             return batch
         axes = PlaneAxes.of(self.layout.spec)
@@ -237,7 +210,7 @@ class Work:
         members = states.reshape(len(states), times, -1, *states.shape[2:])
         return np.moveaxis(members, 1, 0)
 
-    def _in_times(self, states: np.ndarray, times: int) -> np.ndarray:
+    def in_times(self, states: np.ndarray, times: int) -> np.ndarray:
         """Undo `trajectories`, in the forecast's units."""
         return self.own_units(self._split(states, times))
 
@@ -296,9 +269,9 @@ class Work:
             warn_user(problem("forecast", found, "states like those of the prior", remedy))
         for window in windows:
             times, batch, choice = list(window.times), window.observations, window.choice
-            labels = [self.layout.time_label(first_time + index) for index in times]
+            labels = [self.label(first_time, [index]) for index in times]
             engine = self.engine
-            given = batch if choice is not None else self._thinned(batch)
+            given = batch if choice is not None else self.thinned(batch)
             if choice is not None and isinstance(engine, Engine):
                 engine = engine.with_settings(replace(engine.settings, t_min=choice.t_min))
             if len(times) > 1 and isinstance(engine, Engine):
@@ -315,8 +288,8 @@ class Work:
                 far = self._farthest(block[times], window.given)
                 raise DivergenceError(f"{error}; {far}") from error
             if choice is not None:
-                self._stays_near(block[times], analysed, window.given, ", ".join(labels))
-            out[times] = self._in_times(analysed, len(times))
+                self.stays_near(block[times], analysed, window.given, ", ".join(labels))
+            out[times] = self.in_times(analysed, len(times))
         return out
 
     def invert(
@@ -340,24 +313,6 @@ class Work:
             if advance:
                 advance(block.shape[1])
         return out
-
-
-def trajectories(states: np.ndarray) -> np.ndarray:
-    """Stack the times of states along their channels.
-
-    Parameters
-    ----------
-    states : ndarray
-        ``(time, member, channel, *space)``.
-
-    Returns
-    -------
-    ndarray
-        ``(member, time * channel, *space)``.
-    """
-    times, members, channels, *space = states.shape
-    stacked: np.ndarray = np.moveaxis(states, 0, 1).reshape(members, times * channels, *space)
-    return stacked
 
 
 def far_from_ensemble(

@@ -44,11 +44,12 @@ from xr_daisi.trajectories import of_trajectory
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from xr_daisi.column_update import ColumnUpdate
     from xr_daisi.engine import Engine
     from xr_daisi.observation_batch import ObservationBatch
     from xr_daisi.state import StateSpec
 
-__all__ = ["Bridge", "Bridged", "Choice", "shares"]
+__all__ = ["Bridge", "BridgePlan", "Choice", "shares"]
 
 Floats = NDArray[np.float64]
 
@@ -100,22 +101,25 @@ class Choice:
         return {**found, "inflation": round(self.inflation, 3)}
 
 
-class Bridged(NamedTuple):
-    """After the ensemble update.
+class BridgePlan(NamedTuple):
+    """What is to be done to the ensemble of one analysis before the flow.
 
     Attributes
     ----------
-    states : ndarray
-        Its members, physical.
-    observations : ObservationBatch
-        With the errors of what is left of them, maybe none.
-    choice : Choice
-        What was chosen.
+    update : ColumnUpdate or None
+        By the ensemble's share of the observations; None where it takes nothing.
+    rest : ObservationBatch
+        With the errors of what is left for the flow, maybe none.
+    share, reach, inflation, flow
+        As in `Choice`.
     """
 
-    states: np.ndarray
-    observations: ObservationBatch
-    choice: Choice
+    update: ColumnUpdate | None
+    rest: ObservationBatch
+    share: float
+    reach: Reach
+    inflation: float
+    flow: bool
 
 
 @dataclass(frozen=True)
@@ -148,10 +152,10 @@ class Bridge:
         if self.settings.localization is not None:
             self.settings.radius(Places.of(spec).axes)
 
-    def update(
+    def plan(
         self, engine: Engine, states: np.ndarray, observations: ObservationBatch, time: str
-    ) -> Bridged:
-        """Let the ensemble update take its share of the observations of one time.
+    ) -> BridgePlan:
+        """Choose what the ensemble update takes of the observations of one time, and how.
 
         Parameters
         ----------
@@ -167,17 +171,17 @@ class Bridge:
 
         Returns
         -------
-        Bridged
-            The members for the flow, the rest of the observations, the choice.
+        BridgePlan
+            The update, and the rest of the observations.
         """
         spec = engine.prior.spec
         normalization = of_trajectory(engine.prior.normalization, spec.channels, states.shape[1])
         filled = fill_with_means(states, states.ndim - 1)
         share, reach, inflation = np.zeros(_count(observations)), Reach(), 1.0
+        update = None
         off = departure_from_linearity(observations, filled)
         near = off <= LINEAR
         used = near if self.share == AUTO else np.full(off.size, self.share > 0.0)
-        after = states
         if used.any():
             seen = observe_ensemble(observations, torch.from_numpy(filled), torch.float64, time)
             x = normalization.normalize(states)
@@ -186,16 +190,31 @@ class Bridge:
             inflation = innovation_inflation(seen.anomalies[:, linear], seen.departures[linear])
             share = self._shares(off, reach.determined / (len(states) - 1), observations)
             own = scaled(observations, share)
-            after = self._updated(engine, states, own, reach, inflation, time)
-        t_min = self.t_min
-        if t_min == AUTO:
-            t_min = inversion_time(
-                normalization.normalize(after), INTERPOLANTS[engine.prior.interpolant]
-            )
+            if len(own):
+                update = self._engine(engine, reach, inflation).column_update(filled, own, time)
         rest = scaled(observations, 1.0 - share)
         flow = self.share != AUTO or len(rest) > 0
-        choice = Choice(float(t_min), float(share.mean()), reach, inflation, flow)
-        return Bridged(after, rest, choice)
+        return BridgePlan(update, rest, float(share.mean()), reach, inflation, flow)
+
+    def choice(self, engine: Engine, after: np.ndarray, plan: BridgePlan) -> Choice:
+        """Choose the inversion time of members that have been updated.
+
+        Parameters
+        ----------
+        engine : Engine
+            Of the flow.
+        after : ndarray
+            Physical members ``(member, channel, *space)`` after the update; NaN in holes.
+        plan : BridgePlan
+            Of the update.
+        """
+        t_min = self.t_min
+        if t_min == AUTO:
+            prior = engine.prior
+            normalization = of_trajectory(prior.normalization, prior.spec.channels, after.shape[1])
+            x = normalization.normalize(after)
+            t_min = inversion_time(x, INTERPOLANTS[prior.interpolant])
+        return Choice(float(t_min), plan.share, plan.reach, plan.inflation, plan.flow)
 
     def _shares(self, off: Floats, noise: float, observations: ObservationBatch) -> Floats:
         if self.share != AUTO:
@@ -214,7 +233,7 @@ class Bridge:
         positions, levels = places_of(observations, places.axes)
         observed = ObservedPlaces(
             anomalies[:, torch.from_numpy(used)],
-            positions[:, used],
+            Places(places.axes, positions[:, used]),
             {key: z[used] for key, z in levels.items()},
         )
         vertical = s.level_radius(spec)
@@ -222,24 +241,13 @@ class Bridge:
             return choose_reach(normalised, spec, observed, vertical)
         vertical = vertical or {}
         radius = s.radius(places.axes)
-        return Reach(radius, vertical, observed.determined(places, radius, vertical))
+        return Reach(radius, vertical, observed.determined(radius, vertical))
 
-    def _updated(
-        self,
-        engine: Engine,
-        states: np.ndarray,
-        observations: ObservationBatch,
-        reach: Reach,
-        inflation: float,
-        time: str,
-    ) -> np.ndarray:
-        if not len(observations):
-            return states
+    def _engine(self, engine: Engine, reach: Reach, inflation: float) -> EnsembleEngine:
         unlimited = reach.radius is None and not reach.vertical
-        s = replace(self.settings, inflation=self.settings.inflation * inflation)
-        update = EnsembleEngine(
+        return EnsembleEngine(
             engine.prior,
-            s,
+            replace(self.settings, inflation=self.settings.inflation * inflation),
             "etkf" if unlimited else "letkf",
             engine.seed,
             engine.device,
@@ -247,7 +255,6 @@ class Bridge:
             regain=True,
             reach=reach,
         )
-        return update.analyse(states, observations, time=time)
 
 
 def shares(off: Floats, noise: float) -> Floats:

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from xr_daisi.blocks import far_from_ensemble, trajectories
+from xr_daisi.blocks import far_from_ensemble
 from xr_daisi.check_values import graded, guess
 from xr_daisi.circular import next_to, periods_of
+from xr_daisi.trajectories import trajectories
 from xr_daisi.trust_report import Line, Verdict
 
 if TYPE_CHECKING:

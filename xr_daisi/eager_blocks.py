@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from xr_daisi.ensemble_work import bridged
 from xr_daisi.errors import NoObservationsWarning
 from xr_daisi.progress import progress_bar
 from xr_daisi.user_warnings import warn_user
@@ -68,6 +69,6 @@ def run_eager(
     total = members * sum(len(b) > 0 for b in batches)
     windows = [Window(times, batch) for times, batch in zip(plan.windows, batches, strict=True)]
     with progress_bar(progress, total=total, unit="member", desc="assimilate") as bar:
-        states, windows = work.bridged(states, windows, holes, 0)
+        states, windows = bridged(work, states, windows, holes, 0)
         chosen = [(list(w.times), w.choice) for w in windows if w.choice is not None]
         return work.analyse(states, windows, holes, 0, 0, bar.update), rejected, chosen

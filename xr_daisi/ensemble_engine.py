@@ -12,21 +12,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from xr_daisi.column_update import ColumnUpdate
 from xr_daisi.devices import resolve_device, resolve_dtype
-from xr_daisi.ensemble_kalman import (
-    Update,
-    columns_at_once,
-    global_update,
-    local_update,
-    relaxed,
-)
+from xr_daisi.ensemble_kalman import relaxed
 from xr_daisi.ensemble_settings import EnsembleSettings
 from xr_daisi.errors import SettingsError, StateError, problem, raise_problems
 from xr_daisi.forecast_state import ForecastState
 from xr_daisi.guidance_observations import check_observed
 from xr_daisi.holes import fill_holes, fill_with_means, holes_of
 from xr_daisi.linearised import linearised
-from xr_daisi.localization import FARTHEST, Places, level_groups, local_weights
+from xr_daisi.localization import Places
 from xr_daisi.noise import NoiseSource
 from xr_daisi.observed_ensemble import observe_ensemble, places_of, times_error_root
 from xr_daisi.optimal_interpolation import StaticCovariance, channel_correlations, interpolated
@@ -168,16 +163,19 @@ class EnsembleEngine:
         OperatorError
             If the observation operator is not finite for the forecast.
         """
-        need = 1 if self.method == "oi" else 2
-        if len(states) < need:
-            found, expected = f"{len(states)} member", f"at least {need} for {self.method!r}"
-            raise StateError(problem("forecast", found, expected, "give it a member dimension"))
+        self._check_members(states)
         holes = holes_of(states[0])
         filled = fill_with_means(states, states.ndim - 1)
         analysed = self._analysed(filled, observations, time)
         if advance:
             advance(len(states))
         return fill_holes(analysed, holes, np.nan)
+
+    def _check_members(self, states: np.ndarray) -> None:
+        need = 1 if self.method == "oi" else 2
+        if len(states) < need:
+            found, expected = f"{len(states)} member", f"at least {need} for {self.method!r}"
+            raise StateError(problem("forecast", found, expected, "give it a member dimension"))
 
     def _analysed(
         self, states: np.ndarray, observations: ObservationBatch, time: str
@@ -191,21 +189,43 @@ class EnsembleEngine:
             return moved
         if self.method == "ensf":
             return self._filtered(states, observations, noise, normalization, time)
-        device = resolve_device(self.device)
-        # Linear increments are made where the prior's transforms take the variables.
-        transformed = any(normalization.transforms)
-        x = normalization.normalize(states) if transformed else states
-        away = torch.from_numpy((x - x.mean(axis=0)).reshape(*x.shape[:2], -1))
-        away = away.to(device, self.solver_dtype)
-        update = self._update(torch.from_numpy(states).to(device), away, observations, time)
-        s = self.settings
-        after = relaxed(away, away + update.perturbations, s.relaxation, s.relaxation_method)
-        increment = (update.mean + (after - away)).double().cpu().numpy().reshape(states.shape)
-        analysed: np.ndarray = x + increment
-        if transformed:
-            # What stays, stays exactly.
-            analysed = np.where(increment == 0.0, states, normalization.denormalize(analysed))
-        return analysed
+        return self.column_update(states, observations, time)(states)
+
+    def column_update(
+        self, states: np.ndarray, observations: ObservationBatch, time: str
+    ) -> ColumnUpdate:
+        """Compare the ensemble with its observations, for a Kalman update of any of its columns.
+
+        Parameters
+        ----------
+        states, observations, time
+            As in `analyse`.
+
+        Raises
+        ------
+        StateError
+            For a forecast of too few members.
+        OperatorError
+            If the observation operator is not finite for the forecast.
+        """
+        self._check_members(states)
+        spec, device = self.prior.spec, resolve_device(self.device)
+        x = torch.from_numpy(fill_with_means(states, states.ndim - 1)).to(device)
+        seen = observe_ensemble(observations, x, self.solver_dtype, time)
+        places, radius = self._places
+        positions, levels = places_of(observations, places.axes)
+        reach = self.reach or Reach(radius, self.settings.level_radius(spec) or {})
+        return ColumnUpdate(
+            spec,
+            of_trajectory(self.normalization, spec.channels, states.shape[1]),
+            self.settings,
+            seen,
+            Places(places.axes, positions),
+            levels,
+            reach if self.method == "letkf" else None,
+            self.regain,
+            self.device,
+        )
 
     def _filtered(
         self,
@@ -306,22 +326,3 @@ class EnsembleEngine:
         """Precision of states and weights."""
         dtype = resolve_dtype(self.dtype)
         return torch.float32 if dtype == torch.bfloat16 else dtype
-
-    def _update(
-        self, states: Tensor, perturbations: Tensor, observations: ObservationBatch, time: str
-    ) -> Update:
-        """Update of mean ``(channel, point)`` and perturbations ``(member, channel, point)``."""
-        s, spec = self.settings, self.prior.spec
-        seen = observe_ensemble(observations, states, self.solver_dtype, time)
-        given = perturbations, seen.anomalies, seen.departures
-        if self.method == "etkf":
-            return global_update(*given, s.inflation, self.regain)
-        reach = self.reach or Reach(self._places[1], s.level_radius(spec) or {})
-        places = self._places[0]
-        positions, levels = places_of(observations, places.axes)
-        times = perturbations.shape[1] // spec.channels
-        groups = level_groups(spec, levels, reach.vertical or None, times)
-        radius = FARTHEST if reach.radius is None else reach.radius
-        most = columns_at_once(len(perturbations), perturbations.element_size())
-        columns = local_weights(places, positions, radius, groups, most)
-        return local_update(*given, columns, s.inflation, self.regain)

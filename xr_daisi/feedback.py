@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from xr_daisi.blocks import far_from_ensemble, trajectories
+from xr_daisi.blocks import far_from_ensemble
 from xr_daisi.bounds import BoundCounter, bound_variables
 from xr_daisi.duplicates import RepeatedObservationsWarning
 from xr_daisi.errors import (
@@ -31,6 +31,7 @@ from xr_daisi.observation_options import ObservationOptions
 from xr_daisi.observation_quality import FlagWarning
 from xr_daisi.observation_status import Status
 from xr_daisi.observations import ObservationBatch, ObservationPlan, match_observations
+from xr_daisi.trajectories import trajectories
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from xr_daisi.column_update import row_chunks
 from xr_daisi.devices import resolve_device
+from xr_daisi.ensemble_work import bridged, by_columns, finish_bridge, plan_updates, update_rows
 from xr_daisi.shared_work import SharedWork, published
 from xr_daisi.task_resources import task_resources
 from xr_daisi.windows import Window
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from xr_daisi.blocks import Work
+    from xr_daisi.ensemble_work import Planned
     from xr_daisi.observations import ObservationBatch, ObservationPlan
     from xr_daisi.shared_work import SpooledWork
 
@@ -40,7 +43,8 @@ def run_lazy(states: Any, plan: ObservationPlan | None, work: Work) -> Any:
     Returns
     -------
     dask array
-        Analysis or latents, shape and dtype of `states`, a chunk for each task.
+        Analysis or latents, shape and dtype of `states`, a chunk for each task. Kalman updates of
+        large grids are tasks for some rows of them each.
     """
     import dask.array as da
     from dask.delayed import delayed
@@ -81,8 +85,13 @@ def run_lazy(states: Any, plan: ObservationPlan | None, work: Work) -> Any:
             chosen.append((inside, batch))
         rows.append(None if plan is None else chosen)
     ndim = states.ndim
-    if work.bridge is not None and plan is not None:
-        states, rows = _bridged(states, blocks, rows, shared, holes, first_times)
+    if plan is not None and by_columns(work):
+        row_sizes = row_chunks(states.shape[3:])
+        if work.bridge is not None:
+            states, rows = _bridged(states, blocks, rows, shared, holes, first_times, row_sizes)
+        elif row_sizes is not None:
+            planned = _planned(blocks, rows, shared, holes, first_times)
+            return _by_rows(states, planned, shared, row_sizes).rechunk(states.chunks)
     # One blockwise layer: where nothing else needs the forecast's blocks, dask joins it with those
     # that read them, and a scheduler gives a task to the worker that is free, not to the one that
     # happened to read.
@@ -102,9 +111,15 @@ def run_lazy(states: Any, plan: ObservationPlan | None, work: Work) -> Any:
 
 
 def _bridged(
-    states: Any, blocks: Any, rows: list[Any], shared: Any, holes: Any, first_times: Sequence[int]
+    states: Any,
+    blocks: Any,
+    rows: list[Any],
+    shared: Any,
+    holes: Any,
+    first_times: Sequence[int],
+    row_sizes: tuple[int, ...] | None,
 ) -> tuple[Any, list[Any]]:
-    """Put the bridge before the flow: a task per chunk of times, with all members of these.
+    """Put the bridge before the flow, with all members of a chunk of times together.
 
     Returns the forecast after it, in the same chunks, and the observations that are left: tasks of
     the flow stay one per chunk of members.
@@ -112,23 +127,92 @@ def _bridged(
     import dask.array as da
     from dask.delayed import delayed
 
-    parts: list[Any] = []
-    left: list[Any] = []
-    for row, chosen, first, times in zip(blocks, rows, first_times, states.chunks[0], strict=True):
-        if not chosen:
-            whole = delayed(_joined, pure=False)([*row])
-            left.append([])
-        else:
-            both = delayed(_bridge_task, pure=False, nout=2)(shared, [*row], chosen, holes, first)
-            whole, rest = both
+    chunks, left = states.chunks, []
+    if row_sizes is None:
+        parts: list[Any] = []
+        for row, chosen, first, times in zip(blocks, rows, first_times, chunks[0], strict=True):
+            task = delayed(_bridge_task, pure=False, nout=2)
+            whole, rest = task(shared, [*row], chosen, holes, first)
             left.append(rest)
-        shape = times, *states.shape[1:]
-        parts.append(da.from_delayed(whole, shape, dtype=states.dtype))
-    return da.concatenate(parts).rechunk(states.chunks), left
+            parts.append(da.from_delayed(whole, (times, *states.shape[1:]), dtype=states.dtype))
+        return da.concatenate(parts).rechunk(chunks), left
+    planned = _planned(blocks, rows, shared, holes, first_times)
+    after = _by_rows(states.rechunk({1: -1}), planned, shared, row_sizes)
+    after = after.rechunk(chunks)
+    after_blocks = after.to_delayed(optimize_graph=False).reshape(blocks.shape)
+    for row, after_row, one, first in zip(blocks, after_blocks, planned, first_times, strict=True):
+        task = delayed(_finish_task, pure=False)
+        left.append(task(shared, [*row], [*after_row], one, first))
+    return after, left
+
+
+def _planned(
+    blocks: Any, rows: list[Any], shared: Any, holes: Any, first_times: Sequence[int]
+) -> list[Any]:
+    """One task per chunk of times, which sees whole states."""
+    from dask.delayed import delayed
+
+    task = delayed(_plan_task, pure=False)
+    return [
+        task(shared, [*row], chosen, holes, first)
+        for row, chosen, first in zip(blocks, rows, first_times, strict=True)
+    ]
+
+
+def _by_rows(states: Any, planned: list[Any], shared: Any, row_sizes: tuple[int, ...]) -> Any:
+    """One task per chunk of times and rows of the grid, with all members of these."""
+    import dask.array as da
+
+    return da.map_blocks(
+        _rows_task,
+        states.rechunk({3: row_sizes}),
+        _per_time(planned, f"daisi-updates-{uuid.uuid4().hex}", states.ndim),
+        name=f"daisi-columns-{uuid.uuid4().hex}",
+        dtype=states.dtype,
+        meta=np.empty((0,) * states.ndim, states.dtype),
+        shared=shared,
+        first_rows=_starts(row_sizes),
+    )
+
+
+def _rows_task(
+    block: np.ndarray,
+    planned: list[Planned],
+    *,
+    shared: Shared,
+    first_rows: tuple[int, ...],
+    block_id: tuple[int, ...],
+) -> np.ndarray:
+    work, first = shared.work, first_rows[block_id[3]]
+    with task_resources(resolve_device(work.engine.device), shared.tasks):
+        return update_rows(work, block, planned, slice(first, first + block.shape[3]))
+
+
+def _plan_task(
+    shared: Shared,
+    members: list[np.ndarray],
+    observations: list[tuple[list[int], ObservationBatch]],
+    holes: NDArray[np.bool_] | None,
+    first_time: int,
+) -> list[Planned]:
+    work, block = shared.work, _joined(members)
+    holes = work.holes(block) if holes is None else holes
+    with task_resources(resolve_device(work.engine.device), shared.tasks):
+        return plan_updates(work, block, [Window(*one) for one in observations], holes, first_time)
+
+
+def _finish_task(
+    shared: Shared,
+    before: list[np.ndarray],
+    after: list[np.ndarray],
+    planned: list[Planned],
+    first_time: int,
+) -> list[Window]:
+    return finish_bridge(shared.work, _joined(before), _joined(after), planned, first_time)
 
 
 def _joined(members: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate(members, axis=1)
+    return np.concatenate(members, axis=1) if len(members) > 1 else members[0]
 
 
 def _bridge_task(
@@ -142,7 +226,7 @@ def _bridge_task(
     holes = work.holes(block) if holes is None else holes
     windows = [Window(*one) for one in observations]
     with task_resources(resolve_device(work.engine.device), shared.tasks):
-        return work.bridged(block, windows, holes, first_time)
+        return bridged(work, block, windows, holes, first_time)
 
 
 def _starts(chunks: tuple[int, ...]) -> tuple[int, ...]:

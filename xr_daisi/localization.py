@@ -75,14 +75,14 @@ def gaspari_cohn(distance: Floats, zero: float) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class Places:
-    """The points of a grid, and what distances are there.
+    """Points of a grid or of observations, and what distances are there.
 
     Parameters
     ----------
     axes : PlaneAxes
         Sphere or plane, and what is periodic.
     positions : array, shape (d, P)
-        Horizontal coordinates of all points, in the order of the flattened grid; NaN for none.
+        Horizontal coordinates, of a grid in the order of its flattened points; NaN for none.
     """
 
     axes: PlaneAxes
@@ -107,14 +107,14 @@ class Places:
         return finite
 
     def near(
-        self, others: Floats, radius: float, part: slice = slice(None)
+        self, others: Places, radius: float, part: slice = slice(None)
     ) -> tuple[Ints, Ints, Floats]:
         """Find what lies within a radius of each point.
 
         Parameters
         ----------
-        others : array, shape (d, n)
-            Other positions.
+        others : Places
+            On the same axes, all of them finite.
         radius : float
             In km on the sphere, in the coordinates' units on a plain grid.
         part : slice
@@ -128,9 +128,9 @@ class Places:
             Between them.
         """
         here = np.flatnonzero(self._finite[part])
-        points, search = self._searchable(self.positions[:, part][:, here], radius)
-        tree, box = self._tree(others)
-        found = _pairs(points, tree, search, box)
+        points = self._searchable(self.positions[:, part][:, here])
+        tree, box = others._tree
+        found = _pairs(points, tree, self._chord(radius), box)
         distance = found[2]
         if self.axes.on_sphere:
             distance = 2.0 * EARTH_RADIUS * np.arcsin(np.minimum(distance / (2 * EARTH_RADIUS), 1))
@@ -142,34 +142,44 @@ class Places:
         some = here[:: max(1, here.size // 256)]
         if here.size < 2:
             return 0.0
-        points, _ = self._searchable(self.positions[:, some], 1.0)
-        tree, _ = self._tree(self.positions[:, here])
-        apart = tree.query(points, k=2)[0][:, 1]
+        tree, _ = self.at(here)._tree
+        apart = tree.query(self._searchable(self.positions[:, some]), k=2)[0][:, 1]
         return float(np.max(apart))
 
-    def share_near(self, others: Floats, radius: float) -> float:
+    def share_near(self, others: Places, radius: float) -> float:
         """Estimate the share of all pairs that lie within a radius, from some of the points."""
         some = np.flatnonzero(self._finite)
         some = some[:: max(1, some.size // 256)]
-        points, search = self._searchable(self.positions[:, some], radius)
-        tree, _ = self._tree(others)
-        counts = tree.query_ball_point(points, search, return_length=True)
-        return float(np.mean(counts)) / max(others.shape[1], 1) if some.size else 0.0
+        points = self._searchable(self.positions[:, some])
+        tree, _ = others._tree
+        counts = tree.query_ball_point(points, self._chord(radius), return_length=True)
+        return float(np.mean(counts)) / max(len(others), 1) if some.size else 0.0
 
-    def _searchable(self, positions: Floats, radius: float) -> tuple[Floats, float]:
-        """Points as the tree has them, and the radius there."""
-        if self.axes.on_sphere:
-            angle = min(radius / (2.0 * EARTH_RADIUS), np.pi / 2)
-            return self.axes.embedded(positions), 2.0 * EARTH_RADIUS * float(np.sin(angle))
-        return self._wrapped(positions), radius
+    def at(self, which: Any) -> Places:
+        """Return some of the points, by an index of them."""
+        return Places(self.axes, self.positions[:, which])
 
-    def _tree(self, others: Floats) -> tuple[Any, Floats | None]:
+    def _searchable(self, positions: Floats) -> Floats:
+        """Points as the tree has them: in space, or on the plane within its periods."""
+        return self.axes.embedded(positions) if self.axes.on_sphere else self._wrapped(positions)
+
+    def _chord(self, radius: float) -> float:
+        """Return a distance as the tree measures it."""
+        if not self.axes.on_sphere:
+            return radius
+        angle = min(radius / (2.0 * EARTH_RADIUS), np.pi / 2)
+        return 2.0 * EARTH_RADIUS * float(np.sin(angle))
+
+    @cached_property
+    def _tree(self) -> tuple[Any, Floats | None]:
+        """Search tree, and the periods on a plane; built once, since a million points take long."""
         from scipy.spatial import KDTree
 
+        points = self._searchable(self.positions)
         if self.axes.on_sphere:
-            return KDTree(self.axes.embedded(others)), None
+            return KDTree(points), None
         box = np.array([period or 0.0 for period in self.axes.periods])
-        return KDTree(self._wrapped(others), boxsize=box if box.any() else None), box
+        return KDTree(points, boxsize=box if box.any() else None), box
 
     def _wrapped(self, positions: Floats) -> Floats:
         columns = []
@@ -253,7 +263,7 @@ def level_groups(
 
 def local_weights(
     places: Places,
-    positions: Floats,
+    observed: Places,
     radius: float,
     groups: Sequence[tuple[list[int], Floats | None]],
     columns: int,
@@ -263,9 +273,9 @@ def local_weights(
     Parameters
     ----------
     places : Places
-        The grid.
-    positions : array, shape (d, n)
-        Of the observations.
+        Points of the grid.
+    observed : Places
+        Where the observations are.
     radius : float
         Distance at which the taper is zero.
     groups : sequence
@@ -278,14 +288,14 @@ def local_weights(
     LocalWeights
         Columns without any observation are within them, without weights.
     """
-    if not positions.shape[1]:
+    if not len(observed):
         return
-    share = places.share_near(positions, radius)
-    most = int(MOST_PAIRS / max(1.0, share * positions.shape[1]))
+    share = places.share_near(observed, radius)
+    most = int(MOST_PAIRS / max(1.0, share * len(observed)))
     step = max(1, min(columns, most))
     for first in range(0, len(places), step):
         part = slice(first, min(first + step, len(places)))
-        column, observation, distance = places.near(positions, radius, part)
+        column, observation, distance = places.near(observed, radius, part)
         taper = gaspari_cohn(distance, radius)
         for channels, factor in groups:
             weight = taper if factor is None else taper * factor[observation]

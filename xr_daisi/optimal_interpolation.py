@@ -92,9 +92,8 @@ class StaticCovariance:
         """Horizontal correlations of points `part` with the points `some`, sparse."""
         from scipy import sparse
 
-        others = self.places.positions[:, some]
-        known = np.flatnonzero(np.isfinite(others).all(axis=0))
-        row, column, distance = self.places.near(others[:, known], self.radius, part)
+        known = np.flatnonzero(np.isfinite(self.places.positions[:, some]).all(axis=0))
+        row, column, distance = self.places.near(self.places.at(some[known]), self.radius, part)
         size = len(range(*part.indices(len(self.places))))
         entries = gaspari_cohn(distance, self.radius), (row, known[column])
         return sparse.csr_array(entries, shape=(size, some.size))
@@ -105,8 +104,7 @@ class StaticCovariance:
 
         channel, place = np.divmod(nodes, len(self.places))
         some, number = np.unique(place, return_inverse=True)
-        inner = Places(self.places.axes, self.places.positions[:, some])
-        own = StaticCovariance(inner, self.radius, self.channels, np.ones(1))
+        own = StaticCovariance(self.places.at(some), self.radius, self.channels, np.ones(1))
         horizontal = own._between(np.arange(some.size), slice(None))
         whole = sparse.csr_array(sparse.kron(self.channels, horizontal, format="csr"))
         chosen = channel * some.size + number.reshape(-1)
@@ -136,7 +134,7 @@ class StaticCovariance:
         mixed = np.tensordot(self.channels, spread, axes=1).transpose(1, 0, 2)
         mixed = mixed.reshape(some.size, -1)
         out = np.empty((len(self.places), len(self.channels), values.shape[1]))
-        share = self.places.share_near(self.places.positions[:, some], self.radius)
+        share = self.places.share_near(self.places.at(some), self.radius)
         step = max(1, int(MOST_PAIRS / max(1.0, share * some.size)))
         for first in range(0, len(self.places), step):
             part = slice(first, first + step)

@@ -105,25 +105,21 @@ class ObservedPlaces:
     ----------
     anomalies : Tensor, shape (M, n)
         H of the members minus its mean, whitened.
-    positions : array, shape (d, n)
-        Horizontal coordinates.
+    places : Places
+        Where they are.
     levels : mapping of levels to array, shape (n,)
         Vertical coordinates in terms of each set of levels; NaN for none.
     """
 
     anomalies: Tensor
-    positions: Floats
+    places: Places
     levels: Mapping[LevelKey, Floats]
 
-    def determined(
-        self, places: Places, radius: float | None, vertical: Mapping[LevelKey, float]
-    ) -> float:
+    def determined(self, radius: float | None, vertical: Mapping[LevelKey, float]) -> float:
         """Degrees of freedom that observations determine in a column, on average over some.
 
         Parameters
         ----------
-        places : Places
-            What distances are.
         radius : float or None
             At which the taper is zero.
         vertical : mapping of levels to float
@@ -134,13 +130,12 @@ class ObservedPlaces:
             squares = torch.linalg.svdvals(self.anomalies).square()
             return float((squares / (squares + len(self.anomalies) - 1)).sum())
         reach = FARTHEST if radius is None else radius
-        share = places.share_near(self.positions, reach)
+        share = self.places.share_near(self.places, reach)
         most = int(PAIRS / max(1.0, share * n))
         members, size = len(self.anomalies), self.anomalies.element_size()
         count = max(1, min(n, COLUMNS, max(most, FEWEST), columns_at_once(members, size)))
         chosen = np.unique(np.linspace(0, n - 1, count).round().astype(np.int64))
-        here = Places(places.axes, self.positions[:, chosen])
-        column, observation, distance = here.near(self.positions, reach)
+        column, observation, distance = self.places.at(chosen).near(self.places, reach)
         weight = gaspari_cohn(distance, reach) if radius is not None else np.ones(distance.size)
         for key, zero in vertical.items():
             if key in self.levels:
@@ -221,7 +216,7 @@ def choose_reach(
     perturbations = np.nan_to_num(perturbations - perturbations.mean(axis=0))
     # An observation has to reach the nodes around it.
     least = NODES * places.spacing()
-    places = Places(places.axes, places.positions[:, chosen])
+    places = places.at(chosen)
     if vertical is None:
         vertical = _vertical(perturbations, spec)
     noise = _sampling_radius(perturbations, places)
@@ -229,13 +224,13 @@ def choose_reach(
     most = np.inf if noise is None else max(noise, least)
     radius = _radius_of_freedom(places, seen, vertical, most, limit)
     radius = None if radius is None else max(radius, least)
-    return Reach(radius, vertical, seen.determined(places, radius, vertical))
+    return Reach(radius, vertical, seen.determined(radius, vertical))
 
 
 def _sampling_radius(perturbations: Floats, places: Places) -> float | None:
     """Radius of the taper that suits sampling noise; None where there is hardly any."""
     members = len(perturbations)
-    one, other, distance = places.near(places.positions, FARTHEST)
+    one, other, distance = places.near(places, FARTHEST)
     pair = one < other
     one, other, distance = one[pair], other[pair], distance[pair]
     if not distance.size or distance.max() == 0.0:
@@ -309,16 +304,16 @@ def _radius_of_freedom(
 ) -> float | None:
     """Largest radius up to `most` within which observations determine no more than a limit."""
     longest = None if np.isinf(most) else most
-    if seen.determined(places, longest, vertical) <= limit:
+    if seen.determined(longest, vertical) <= limit:
         return longest
-    some = places.positions[:, :: max(1, len(places) // 200)]
-    across = float(np.max(Places(places.axes, some).near(some, FARTHEST)[2], initial=0.0))
+    some = places.at(slice(None, None, max(1, len(places) // 200)))
+    across = float(np.max(some.near(some, FARTHEST)[2], initial=0.0))
     if across == 0.0:  # a single place
         return None
     radius = across / 64.0
     before, at_before = radius, 0.0
     while radius < min(most, 4.0 * across):
-        found = seen.determined(places, radius, vertical)
+        found = seen.determined(radius, vertical)
         if found > limit:
             if before == radius:
                 return radius

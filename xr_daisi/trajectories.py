@@ -24,7 +24,7 @@ from xr_daisi.sampling import NoiseSource
 if TYPE_CHECKING:
     from xr_daisi.state import Normalization
 
-__all__ = ["TrajectoryEngine", "TrajectoryFlow", "TrajectoryNoise", "of_trajectory"]
+__all__ = ["TrajectoryEngine", "TrajectoryFlow", "TrajectoryNoise", "of_trajectory", "trajectories"]
 
 
 class TrajectoryFlow(Flow):
@@ -149,3 +149,21 @@ def of_trajectory(one: Normalization, channels: int, total: int) -> Normalizatio
         np.concatenate([np.broadcast_to(part, whole)] * times) for part in (one.mean, one.std)
     )
     return replace(one, mean=mean, std=std, transforms=one.transforms * times)
+
+
+def trajectories(states: np.ndarray) -> np.ndarray:
+    """Stack the times of states along their channels.
+
+    Parameters
+    ----------
+    states : ndarray
+        ``(time, member, channel, *space)``.
+
+    Returns
+    -------
+    ndarray
+        ``(member, time * channel, *space)``.
+    """
+    times, members, channels, *space = states.shape
+    stacked: np.ndarray = np.moveaxis(states, 0, 1).reshape(members, times * channels, *space)
+    return stacked

@@ -16,7 +16,7 @@ from xr_daisi.bridge import shares
 from xr_daisi.calibration import innovation_inflation, inversion_time, spread_of_noise
 from xr_daisi.ensemble_kalman import determined, global_update, regained, transform
 from xr_daisi.flow import LINEAR
-from xr_daisi.localization import gaspari_cohn
+from xr_daisi.localization import Places, gaspari_cohn
 from xr_daisi.reach import ObservedPlaces, choose_reach, optimal_taper
 
 N, MEMBERS = 16, 500
@@ -219,7 +219,7 @@ def test_reach_follows_the_ensemble() -> None:
         states = (rng.standard_normal((members, n)) @ root.T)[:, None]
         places = np.arange(0, n, step)
         y = states[:, 0, places] / error
-        seen = ObservedPlaces(torch.from_numpy(y - y.mean(axis=0)), x[None, places], {})
+        seen = ObservedPlaces(torch.from_numpy(y - y.mean(axis=0)), Places.of(spec).at(places), {})
         found = choose_reach(states, spec, seen)
         assert found.determined <= 0.26 * (members - 1)
         return found.radius

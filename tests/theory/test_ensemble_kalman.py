@@ -209,7 +209,7 @@ def test_pairs_within_a_radius_are_all_found(grid: str) -> None:
     points = np.stack([rng.uniform(*first, 60), rng.uniform(*second, 60)])
     others = np.stack([rng.uniform(*first, 40), rng.uniform(*second, 40)])
     expected = all_pairs(axes, points, others)
-    point, other, distance = Places(axes, points).near(others, radius)
+    point, other, distance = Places(axes, points).near(Places(axes, others), radius)
     found = np.full(expected.shape, np.nan)
     found[point, other] = distance
     np.testing.assert_array_equal(np.isfinite(found), expected <= radius)
@@ -224,7 +224,7 @@ def parts_of(columns: int) -> Iterator[LocalWeights]:
     factor = np.linspace(0.0, 1.0, 9)
     others = np.random.default_rng(5).uniform(0, 10, (2, 9))
     return local_weights(
-        Places(axes, points), others, 3.0, [([0, 2], None), ([1], factor)], columns
+        Places(axes, points), Places(axes, others), 3.0, [([0, 2], None), ([1], factor)], columns
     )
 
 

@@ -1,0 +1,183 @@
+"""The Kalman update of an ensemble, column by column: any part of the grid on its own.
+
+What an update needs of the whole state is how the members see the observations, a number for each
+member and observation. Once that is known, every column of the grid is updated from its own members
+and the observations in reach, so that parts of the grid are independent tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from xr_daisi.devices import resolve_device
+from xr_daisi.ensemble_kalman import (
+    Update,
+    columns_at_once,
+    global_update,
+    local_update,
+    relaxed,
+)
+from xr_daisi.holes import fill_holes, holes_of
+from xr_daisi.localization import FARTHEST, Places, level_groups, local_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from xr_daisi.ensemble_settings import EnsembleSettings
+    from xr_daisi.interpolation import LevelKey
+    from xr_daisi.observed_ensemble import ObservedEnsemble
+    from xr_daisi.reach import Reach
+    from xr_daisi.state import Normalization, StateSpec
+
+__all__ = ["ColumnUpdate", "row_chunks"]
+
+COLUMNS = 16384
+"""Columns that are worth a task of their own."""
+
+
+@dataclass(frozen=True, eq=False)
+class ColumnUpdate:
+    """An ensemble Kalman update whose observations have been compared with the ensemble.
+
+    Attributes
+    ----------
+    spec : StateSpec
+        Variables and grid of one state.
+    normalization : Normalization
+        Of what is updated: increments are made where its transforms take the variables.
+    settings : EnsembleSettings
+        Inflation, relaxation.
+    seen : ObservedEnsemble
+        Departures and perturbations at the observations.
+    observed : Places
+        Where these are.
+    levels : mapping of levels to array
+        Their vertical coordinates.
+    reach : Reach or None
+        How far they reach; None is everywhere, with the same weights.
+    regain : bool
+        See `xr_daisi.ensemble_kalman.regained`.
+    device : str
+        Where.
+    """
+
+    spec: StateSpec
+    normalization: Normalization
+    settings: EnsembleSettings
+    seen: ObservedEnsemble
+    observed: Places
+    levels: Mapping[LevelKey, NDArray[np.float64]]
+    reach: Reach | None
+    regain: bool = False
+    device: str = "auto"
+
+    def __call__(self, states: np.ndarray) -> np.ndarray:
+        """Update the whole grid: rounding and all as `of_rows` does, a part after the other."""
+        chunks = row_chunks(states.shape[2:])
+        if chunks is None:
+            return self.of_rows(states)
+        ends = np.cumsum(chunks)
+        parts = [slice(end - size, end) for end, size in zip(ends, chunks, strict=True)]
+        return np.concatenate([self.of_rows(states[:, :, p], p) for p in parts], axis=2)
+
+    def of_rows(self, states: np.ndarray, rows: slice | None = None) -> np.ndarray:
+        """Update some rows of the grid.
+
+        Parameters
+        ----------
+        states : ndarray
+            Physical forecast ``(member, channel, *space)`` of these rows, all members; NaN
+            in holes. Several times may be stacked along the channels.
+        rows : slice, optional
+            Which rows of the first spatial dimension they are; the whole grid when None.
+
+        Returns
+        -------
+        ndarray
+            The analysis there. Points that no observation reaches keep their values exactly.
+        """
+        normalization, device = self.normalization, resolve_device(self.device)
+        if rows is not None:
+            normalization = _rows_of(normalization, rows)
+        holes = holes_of(states[0])
+        if holes is not None:  # with numbers that a transform takes
+            states = fill_holes(states, holes, normalization.denormalize(np.zeros(holes.shape)))
+        transformed = any(normalization.transforms)
+        x = normalization.normalize(states) if transformed else states
+        away = torch.from_numpy((x - x.mean(axis=0)).reshape(*x.shape[:2], -1))
+        away = away.to(device, self.seen.anomalies.dtype)
+        update, s = self._update(away, rows), self.settings
+        after = relaxed(away, away + update.perturbations, s.relaxation, s.relaxation_method)
+        increment = (update.mean + (after - away)).double().cpu().numpy().reshape(states.shape)
+        analysed: np.ndarray = x + increment
+        if transformed:
+            # What stays, stays exactly.
+            analysed = np.where(increment == 0.0, states, normalization.denormalize(analysed))
+        return fill_holes(analysed, holes, np.nan)
+
+    def _update(self, perturbations: Tensor, rows: slice | None) -> Update:
+        """Update of mean ``(channel, point)`` and perturbations ``(member, channel, point)``."""
+        inflation = self.settings.inflation
+        like = perturbations.device
+        given = perturbations, self.seen.anomalies.to(like), self.seen.departures.to(like)
+        if self.reach is None:
+            return global_update(*given, inflation, self.regain)
+        places = Places.of(self.spec)
+        if rows is not None:
+            numbers = np.arange(len(places)).reshape(self.spec.shape[1:])
+            places = places.at(numbers[rows].reshape(-1))
+        times = perturbations.shape[1] // self.spec.channels
+        groups = level_groups(self.spec, self.levels, self.reach.vertical or None, times)
+        radius = FARTHEST if self.reach.radius is None else self.reach.radius
+        most = columns_at_once(len(perturbations), perturbations.element_size())
+        columns = local_weights(places, self.observed, radius, groups, most)
+        return local_update(*given, columns, inflation, self.regain)
+
+
+def _rows_of(normalization: Normalization, rows: slice) -> Normalization:
+    """Normalisation of some rows; what is the same everywhere stays."""
+
+    def part(values: np.ndarray) -> np.ndarray:
+        whole = values.ndim < 2 or values.shape[1] == 1
+        return values if whole else values[:, rows]
+
+    return replace(
+        normalization, mean=part(normalization.mean), std=part(normalization.std), holes=None
+    )
+
+
+def row_chunks(space: Sequence[int]) -> tuple[int, ...] | None:
+    """Divide a grid into rows that are worth a task each.
+
+    Parameters
+    ----------
+    space : sequence of int
+        Shape of the grid.
+
+    Returns
+    -------
+    tuple of int or None
+        Number of rows of each part; None where the grid is a single one.
+
+    Examples
+    --------
+    >>> row_chunks((64, 64)) is None
+    True
+    >>> row_chunks((721, 1440))[:2], len(row_chunks((721, 1440)))
+    ((12, 12), 61)
+    """
+    if not space:
+        return None
+    rows, width = space[0], int(np.prod(space[1:], dtype=np.int64))
+    parts = min(rows, -(-rows * width // COLUMNS))
+    if parts < 2:
+        return None
+    size = -(-rows // parts)
+    whole, rest = divmod(rows, size)
+    return (size,) * whole + ((rest,) if rest else ())
