@@ -110,7 +110,7 @@ def test_settings_of_the_update_go_on_top() -> None:
     relaxed = analyse(relaxation=1.0, guidance="none", bridge="auto")
     spread = analyse(guidance="none", bridge="auto").t2m.std("member").mean()
     assert float(relaxed.t2m.std("member").mean()) > float(spread)
-    fixed = analyse(localization="300 km")
+    fixed = analyse(localization="300 km", bridge=0.5)
     chosen = json.loads(fixed.attrs["daisi_chosen"])
     assert {one["localization"] for one in chosen.values()} == {300.0}
     assert json.loads(fixed.attrs["daisi_settings"])["localization"] == "300 km"

@@ -5,16 +5,18 @@ filter with errors R / a takes the first factor: it knows the forecast's own cov
 are carried to latent space and guided with R / (1 - a): the flow knows what states look like, and
 takes any operator. Every observation is used once in all.
 
-What each part does badly decides on the share of an observation,
+The share that an observation has in the update is
 
-    ``a = 1 / (1 + q + e / 0.1)``, and 0 where ``e > 0.1``.
+    ``a min(1, 0.02 / e)``.
 
-q is the share of the ensemble's M - 1 degrees of freedom that observations determine: weights
-fitted by few members are noisy, by the factor ``1 + q`` in variance. e is the mean square of what H
-of the members is off its tangent, in units of the error. Such errors add up, since neighbouring
-observations have the same, so that a tenth is much. For linear observations and a large ensemble a
-is 1: the filter is exact there for any Gaussian forecast, and the flow is not. A share above
-`WHOLE` is taken for 1.
+e is the mean square of what H of the members is off its tangent, in units of the error R: with the
+errors ``R e / 0.02`` any observation is nearly linear. Such errors add up, since neighbouring
+observations have the same, so that 0.02 is much. a leaves the update a fraction of the information
+of the observations, of what they change log det of the covariance by; a share of the likelihood
+would not do, since a tenth of an accurate observation says nearly as much as the whole of it. The
+fraction follows from what such an update turns out to be worth when it is tried on the members
+themselves, see `xr_daisi.efficiency`. For linear observations and a large ensemble a is 1: the
+filter is exact there for any Gaussian forecast, and the flow is not.
 
 How far observations reach (`xr_daisi.reach`), the size of the forecast's perturbations and the
 inversion time (`xr_daisi.calibration`) follow from the ensemble and its innovations, so that
@@ -31,6 +33,7 @@ import torch
 from numpy.typing import NDArray
 
 from xr_daisi.calibration import departure_from_linearity, innovation_inflation, inversion_time
+from xr_daisi.efficiency import efficiency, fraction_of_information
 from xr_daisi.ensemble_engine import EnsembleEngine
 from xr_daisi.ensemble_settings import EnsembleSettings
 from xr_daisi.holes import fill_with_means
@@ -49,15 +52,12 @@ if TYPE_CHECKING:
     from xr_daisi.observation_batch import ObservationBatch
     from xr_daisi.state import StateSpec
 
-__all__ = ["Bridge", "BridgePlan", "Choice", "shares"]
+__all__ = ["Bridge", "BridgePlan", "Choice", "scaled"]
 
 Floats = NDArray[np.float64]
 
-WHOLE = 0.95
-"""Share from which on an observation is left to the ensemble update altogether."""
-
-LINEAR = 0.1
-"""Mean square departure from the tangent, in errors, beyond which the update takes nothing."""
+LINEAR = 0.02
+"""Mean square departure from the tangent, in errors, that the update bears."""
 
 WORTHLESS = 1e4
 """Factor of an error that leaves an observation without influence, within an average."""
@@ -179,16 +179,12 @@ class Bridge:
         filled = fill_with_means(states, states.ndim - 1)
         share, reach, inflation = np.zeros(_count(observations)), Reach(), 1.0
         update = None
-        off = departure_from_linearity(observations, filled)
-        near = off <= LINEAR
-        used = near if self.share == AUTO else np.full(off.size, self.share > 0.0)
-        if used.any():
+        if self.share != 0.0:
             seen = observe_ensemble(observations, torch.from_numpy(filled), torch.float64, time)
-            x = normalization.normalize(states)
-            reach = self._reach(x, spec, observations, seen.anomalies, used)
-            linear = torch.from_numpy(near)
-            inflation = innovation_inflation(seen.anomalies[:, linear], seen.departures[linear])
-            share = self._shares(off, reach.determined / (len(states) - 1), observations)
+            inflation = innovation_inflation(seen.anomalies, seen.departures)
+            share, reach = self._share(
+                observations, normalization.normalize(states), filled, seen.anomalies, spec
+            )
             own = scaled(observations, share)
             if len(own):
                 update = self._engine(engine, reach, inflation).column_update(filled, own, time)
@@ -216,31 +212,44 @@ class Bridge:
             t_min = inversion_time(x, INTERPOLANTS[prior.interpolant])
         return Choice(float(t_min), plan.share, plan.reach, plan.inflation, plan.flow)
 
-    def _shares(self, off: Floats, noise: float, observations: ObservationBatch) -> Floats:
-        if self.share != AUTO:
-            return np.full(off.size, float(self.share))
-        return _alike(shares(off, noise), observations)
-
-    def _reach(
+    def _share(
         self,
-        normalised: Floats,
-        spec: StateSpec,
         observations: ObservationBatch,
+        normalised: Floats,
+        filled: np.ndarray,
         anomalies: Tensor,
-        used: NDArray[np.bool_],
-    ) -> Reach:
-        s, places = self.settings, Places.of(spec)
-        positions, levels = places_of(observations, places.axes)
-        observed = ObservedPlaces(
-            anomalies[:, torch.from_numpy(used)],
-            Places(places.axes, positions[:, used]),
-            {key: z[used] for key, z in levels.items()},
-        )
+        spec: StateSpec,
+    ) -> tuple[Floats, Reach]:
+        """Share of each observation, and how far they reach."""
+        if self.share != AUTO:
+            share = np.full(anomalies.shape[1], float(self.share))
+            return share, self._reach(
+                normalised, spec, self._observed(spec, observations, anomalies, share)
+            )
+        off = departure_from_linearity(observations, filled)
+        most = np.minimum(1.0, LINEAR / np.maximum(off, LINEAR))
+        observed = self._observed(spec, observations, anomalies, most)
+        reach = self._reach(normalised, spec, observed)
+        delivered = efficiency(normalised, spec, observed, most, reach)
+        fraction = fraction_of_information(delivered, reach.determined / (len(normalised) - 1))
+        share = most * observed.share_of_information(fraction, reach.radius, reach.vertical)
+        return _alike(share, observations), reach
+
+    def _observed(
+        self, spec: StateSpec, observations: ObservationBatch, anomalies: Tensor, share: Floats
+    ) -> ObservedPlaces:
+        axes = Places.of(spec).axes
+        positions, levels = places_of(observations, axes)
+        scaled = anomalies * torch.from_numpy(np.sqrt(share))
+        return ObservedPlaces(scaled, Places(axes, positions), levels)
+
+    def _reach(self, normalised: Floats, spec: StateSpec, observed: ObservedPlaces) -> Reach:
+        s = self.settings
         vertical = s.level_radius(spec)
         if s.localization is None:
             return choose_reach(normalised, spec, observed, vertical)
         vertical = vertical or {}
-        radius = s.radius(places.axes)
+        radius = s.radius(observed.places.axes)
         return Reach(radius, vertical, observed.determined(radius, vertical))
 
     def _engine(self, engine: Engine, reach: Reach, inflation: float) -> EnsembleEngine:
@@ -255,33 +264,6 @@ class Bridge:
             regain=True,
             reach=reach,
         )
-
-
-def shares(off: Floats, noise: float) -> Floats:
-    """Share of each observation that the ensemble update takes.
-
-    Parameters
-    ----------
-    off : array, shape (n,)
-        From `departure_from_linearity`.
-    noise : float
-        Share of the ensemble's degrees of freedom that observations determine.
-
-    Returns
-    -------
-    array, shape (n,)
-        0 to 1.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> shares(np.array([0.0, 0.05, 0.2]), 0.25).round(2)
-    array([0.8 , 0.57, 0.  ])
-    >>> shares(np.array([0.0]), 0.01)
-    array([1.])
-    """
-    found = np.where(off > LINEAR, 0.0, 1.0 / (1.0 + noise + np.minimum(off, LINEAR) / LINEAR))
-    return np.where(found > WHOLE, 1.0, found)
 
 
 def scaled(observations: ObservationBatch, share: Floats) -> ObservationBatch:

@@ -53,6 +53,12 @@ FEWEST = 4
 STEP = 0.01
 """Step of the differences that give a tangent, in perturbations."""
 
+CHI2_MEDIAN = 0.4549
+"""Of the square of a standard normal variable."""
+
+MEDIAN = 2.7
+"""Variance of an estimate of variance from the median of squares, over that from their mean."""
+
 STRONGEST = 2.0
 """Largest factor of the forecast's perturbations."""
 
@@ -114,10 +120,12 @@ def inversion_time(states: Floats, interpolant: Interpolant) -> float:
 def innovation_inflation(anomalies: Tensor, departures: Tensor) -> float:
     """Factor of the forecast's perturbations that innovations ask for.
 
-    The size of P in ``E[d'd] = n + f^2 (1 + 1/M) tr(P)`` is estimated from one set of innovations,
-    with the variance that Gaussian ones have, ``2 tr((I + P)^2)``. Before them ``f^2`` is 1 with
-    the variance ``2 / (M - 1)``, that of a sample variance: what M members say of their own
-    spread is believed as far as they can know it.
+    The size of P in ``E[d_i^2] = 1 + f^2 (1 + 1/M) P_ii`` is estimated from one set of innovations,
+    by the median of ``d_i^2 / E[d_i^2]``: a few wild ones, of wrong observations or of operators
+    that are far from linear, say nothing about the rest. Its variance is that of the mean of
+    Gaussian innovations, ``2 tr((I + P)^2)``, times `MEDIAN`. Before them ``f^2`` is 1 with the
+    variance ``2 / (M - 1)``, that of a sample variance: what M members say of their own spread is
+    believed as far as they can know it.
 
     Parameters
     ----------
@@ -139,10 +147,18 @@ def innovation_inflation(anomalies: Tensor, departures: Tensor) -> float:
         return 1.0
     square = max(float(gram.square().sum()) - trace**2 / free, 0.0)
     square *= free**2 / ((free - 1) * (free + 2))
-    found = (float(departures.square().sum()) - n) / (trace * (1.0 + 1.0 / members))
-    variance = 2.0 * (n + 2.0 * trace + square) / trace**2
+    variances = anomalies.square().sum(dim=0) / free * (1.0 + 1.0 / members)
+    squares = departures.square()
+    low, high = 0.0, 100.0
+    for _ in range(40):
+        middle = 0.5 * (low + high)
+        if float((squares / (1.0 + middle * variances)).median()) > CHI2_MEDIAN:
+            low = middle
+        else:
+            high = middle
+    variance = MEDIAN * 2.0 * (n + 2.0 * trace + square) / trace**2
     before = 2.0 / free
-    factor = (found / variance + 1.0 / before) / (1.0 / variance + 1.0 / before)
+    factor = (high / variance + 1.0 / before) / (1.0 / variance + 1.0 / before)
     return float(np.sqrt(np.clip(factor, STRONGEST**-2, STRONGEST**2)))
 
 

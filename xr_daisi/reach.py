@@ -38,8 +38,6 @@ from torch import Tensor
 
 from xr_daisi.ensemble_kalman import (
     columns_at_once,
-    determined,
-    transform,
     weighted_products,
 )
 from xr_daisi.localization import FARTHEST, Places, gaspari_cohn
@@ -125,10 +123,45 @@ class ObservedPlaces:
         vertical : mapping of levels to float
             Likewise along levels.
         """
+        values = self._eigenvalues(radius, vertical)
+        return float((values / (values + len(self.anomalies) - 1)).sum(dim=-1).mean())
+
+    def share_of_information(
+        self, share: float, radius: float | None, vertical: Mapping[LevelKey, float]
+    ) -> float:
+        """Find the a for which errors R / a leave a share of the information of the observations.
+
+        Parameters
+        ----------
+        share : float
+            Of the logarithm of the determinant by which the update changes the covariance.
+        radius, vertical
+            As in `determined`.
+
+        Returns
+        -------
+        float
+            0 to 1.
+        """
+        if share <= 0.0:
+            return 0.0
+        values = self._eigenvalues(radius, vertical) / (len(self.anomalies) - 1)
+        wanted = share * float(torch.log1p(values).sum())
+        low, high = 0.0, 1.0
+        for _ in range(40):
+            middle = 0.5 * (low + high)
+            if float(torch.log1p(middle * values).sum()) < wanted:
+                low = middle
+            else:
+                high = middle
+        return high
+
+    def _eigenvalues(self, radius: float | None, vertical: Mapping[LevelKey, float]) -> Tensor:
+        """Of ``Y' T R^-1 Y`` in some columns at observations."""
         n = self.anomalies.shape[1]
         if radius is None and not vertical:
-            squares = torch.linalg.svdvals(self.anomalies).square()
-            return float((squares / (squares + len(self.anomalies) - 1)).sum())
+            singular: Tensor = torch.linalg.svdvals(self.anomalies)
+            return singular.square()[None]
         reach = FARTHEST if radius is None else radius
         share = self.places.share_near(self.places, reach)
         most = int(PAIRS / max(1.0, share * n))
@@ -146,11 +179,8 @@ class ObservedPlaces:
         gram = weighted_products(
             self.anomalies, column[some], observation[some], weight[some], len(chosen)
         )
-        _, change = transform(gram, self._none(len(chosen)))
-        return float(determined(change).mean())
-
-    def _none(self, columns: int) -> Tensor:
-        return self.anomalies.new_zeros(columns, len(self.anomalies))
+        values: Tensor = torch.linalg.eigvalsh(gram)
+        return values.clamp(min=0.0)
 
 
 def optimal_taper(members: int, products: Floats, squares: Floats) -> Floats:

@@ -12,7 +12,6 @@ import xarray as xr
 from closed_form import GaussianVelocity, kalman, normal, relative, selection, smooth_covariance
 
 import xr_daisi
-from xr_daisi.bridge import shares
 from xr_daisi.calibration import innovation_inflation, inversion_time, spread_of_noise
 from xr_daisi.ensemble_kalman import determined, global_update, regained, transform
 from xr_daisi.flow import LINEAR
@@ -158,7 +157,7 @@ def test_inflation_of_innovations(true: float) -> None:
             values.append(innovation_inflation(x, torch.from_numpy(d - y.mean(axis=0))))
         return float(np.mean(values))
 
-    assert found(10, 600) == pytest.approx(true, abs=0.05 + 0.35 * abs(true - 1.0))
+    assert found(10, 600) == pytest.approx(true, abs=0.05 + 0.5 * abs(true - 1.0))
     assert abs(found(400, 600) - 1.0) < 0.1 * abs(true - 1.0) + 0.02
     assert abs(found(10, 2) - 1.0) < 0.5 * abs(true - 1.0) + 0.05
 
@@ -232,9 +231,3 @@ def test_reach_follows_the_ensemble() -> None:
     assert dense is not None
     assert dense < 0.7 * small
     assert reach(5000, 5.0, 20) is None
-
-
-def test_shares() -> None:
-    found = shares(np.array([0.0, 0.05, 0.1, 0.2, np.inf]), 0.25)
-    np.testing.assert_allclose(found, [0.8, 1 / 1.75, 1 / 2.25, 0.0, 0.0])
-    np.testing.assert_array_equal(shares(np.zeros(2), 0.04), 1.0)
