@@ -26,6 +26,7 @@ from labelled import (
 
 import xr_daisi
 from xr_daisi import SettingsError, StateError, assimilate
+from xr_daisi.ensemble_kalman import global_weights
 from xr_daisi.localization import gaspari_cohn
 from xr_daisi.plane import EARTH_RADIUS
 
@@ -157,6 +158,21 @@ def test_columns_are_tasks(
     layers = lazy["t2m"].data.dask.layers
     (columns,) = [layer for name, layer in layers.items() if "daisi-columns" in str(name)]
     assert len(columns) == 3 * 3
+
+
+def test_weights_that_hold_everywhere_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    import xr_daisi.ensemble_engine as engine
+
+    calls: list[int] = []
+
+    def counted(*given: Any) -> Any:
+        calls.append(1)
+        return global_weights(*given)
+
+    monkeypatch.setattr("xr_daisi.column_update.COLUMNS", 6)
+    monkeypatch.setattr(engine, "global_weights", counted)
+    assimilate(FORECAST, OBS, method="etkf", **EXACT)
+    assert len(calls) == FORECAST.sizes["time"]
 
 
 def test_work_travels_to_other_processes() -> None:

@@ -301,7 +301,7 @@ def test_a_network_gives_the_same_bits_for_the_same_batch(chunks: Any, scheduler
     xr.testing.assert_equal(found, wanted)
     # Batches are cut within chunks: with others the rounding differs, no more.
     other = assimilate(FORECAST.chunk(chunks), OBS, prior, batch=4, **SINGLE).compute()
-    np.testing.assert_allclose((other - wanted).t2m.values / STD, 0.0, atol=1e-5)
+    np.testing.assert_allclose((other - wanted).t2m.values / STD, 0.0, atol=5e-5)
 
 
 def test_processes_give_the_same_bits_and_read_the_prior_once(tmp_path: Path) -> None:

@@ -182,9 +182,9 @@ class Bridge:
         if self.share != 0.0:
             seen = observe_ensemble(observations, torch.from_numpy(filled), torch.float64, time)
             inflation = innovation_inflation(seen.anomalies, seen.departures)
-            share, reach = self._share(
-                observations, normalization.normalize(states), filled, seen.anomalies, spec
-            )
+            off = departure_from_linearity(observations, filled) if self.share == AUTO else None
+            normalised = normalization.normalize(states)
+            share, reach = self._share(observations, normalised, seen.anomalies, off, spec)
             own = scaled(observations, share)
             if len(own):
                 update = self._engine(engine, reach, inflation).column_update(filled, own, time)
@@ -216,24 +216,22 @@ class Bridge:
         self,
         observations: ObservationBatch,
         normalised: Floats,
-        filled: np.ndarray,
         anomalies: Tensor,
+        off: Floats | None,
         spec: StateSpec,
     ) -> tuple[Floats, Reach]:
-        """Share of each observation, and how far they reach."""
-        if self.share != AUTO:
+        """Share of each observation, and how far they reach; `off` where shares are chosen."""
+        if off is None:
             share = np.full(anomalies.shape[1], float(self.share))
-            return share, self._reach(
-                normalised, spec, self._observed(spec, observations, anomalies, share)
-            )
-        off = departure_from_linearity(observations, filled)
-        most = np.minimum(1.0, LINEAR / np.maximum(off, LINEAR))
+            observed = self._observed(spec, observations, anomalies, share)
+            return share, self._reach(normalised, spec, observed)
+        most = _alike(np.minimum(1.0, LINEAR / np.maximum(off, LINEAR)), observations)
         observed = self._observed(spec, observations, anomalies, most)
         reach = self._reach(normalised, spec, observed)
         delivered = efficiency(normalised, spec, observed, most, reach)
         fraction = fraction_of_information(delivered, reach.determined / (len(normalised) - 1))
-        share = most * observed.share_of_information(fraction, reach.radius, reach.vertical)
-        return _alike(share, observations), reach
+        a = observed.share_of_information(fraction, reach.radius, reach.vertical)
+        return most * a, reach
 
     def _observed(
         self, spec: StateSpec, observations: ObservationBatch, anomalies: Tensor, share: Floats

@@ -178,17 +178,18 @@ def departure_from_linearity(batch: ObservationBatch, states: Floats) -> Floats:
         0 for a linear H; infinite where H or its tangent is not finite.
     """
     tensors = batch.to_tensors(None, "cpu", torch.float64)
-    x = torch.from_numpy(states)
-    mean = x.mean(dim=0, keepdim=True)
-    away = x - mean
-    with torch.no_grad():
-        middle, there = tensors.observe(mean), tensors.observe(x)
-        ahead, behind = tensors.observe(mean + STEP * away), tensors.observe(mean - STEP * away)
-    # The differences of directions are taken the shorter way round by residuals.
-    residuals = [tensors.residual(h) for h in (there, ahead, behind)]
-    base = tensors.residual(middle)
-    off = (base - residuals[0]) - (residuals[2] - residuals[1]) / (2.0 * STEP)
+    mean = torch.from_numpy(states.mean(axis=0, keepdims=True))
     errors = torch.from_numpy(errors_of(batch)[0])
-    square = (off / errors).square().mean(dim=0).numpy()
-    found: Floats = np.where(np.isfinite(square), square, np.inf)
-    return found
+    square = torch.zeros_like(errors)
+    with torch.no_grad():
+        base = tensors.residual(tensors.observe(mean))
+        for state in states:  # one by one, since H may take as much memory as the states
+            away = torch.from_numpy(state[None]) - mean
+            # The differences of directions are taken the shorter way round by residuals.
+            there, ahead, behind = (
+                tensors.residual(tensors.observe(mean + step * away)) for step in (1.0, STEP, -STEP)
+            )
+            off = (base - there) - (behind - ahead) / (2.0 * STEP)
+            square += (off[0] / errors).square()
+    found: Floats = (square / len(states)).numpy()
+    return np.where(np.isfinite(found), found, np.inf)

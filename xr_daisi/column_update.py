@@ -8,7 +8,7 @@ and the observations in reach, so that parts of the grid are independent tasks.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,12 +19,13 @@ from xr_daisi.devices import resolve_device
 from xr_daisi.ensemble_kalman import (
     Update,
     columns_at_once,
-    global_update,
     local_update,
     relaxed,
+    weighted,
 )
 from xr_daisi.holes import fill_holes, holes_of
 from xr_daisi.localization import FARTHEST, Places, level_groups, local_weights
+from xr_daisi.reach import Reach
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from xr_daisi.ensemble_settings import EnsembleSettings
     from xr_daisi.interpolation import LevelKey
     from xr_daisi.observed_ensemble import ObservedEnsemble
-    from xr_daisi.reach import Reach
     from xr_daisi.state import Normalization, StateSpec
 
 __all__ = ["ColumnUpdate", "row_chunks"]
@@ -53,29 +53,40 @@ class ColumnUpdate:
         Of what is updated: increments are made where its transforms take the variables.
     settings : EnsembleSettings
         Inflation, relaxation.
-    seen : ObservedEnsemble
+    weights : pair of Tensor or None
+        Those of the members where they are the same everywhere; the next ones are not needed then.
+    seen : ObservedEnsemble or None
         Departures and perturbations at the observations.
     observed : Places
         Where these are.
     levels : mapping of levels to array
         Their vertical coordinates.
-    reach : Reach or None
-        How far they reach; None is everywhere, with the same weights.
+    reach : Reach
+        How far they reach.
     regain : bool
         See `xr_daisi.ensemble_kalman.regained`.
     device : str
         Where.
+    dtype : torch.dtype
+        Of perturbations and weights.
     """
 
     spec: StateSpec
     normalization: Normalization
     settings: EnsembleSettings
-    seen: ObservedEnsemble
-    observed: Places
-    levels: Mapping[LevelKey, NDArray[np.float64]]
-    reach: Reach | None
+    weights: tuple[Tensor, Tensor] | None = None
+    seen: ObservedEnsemble | None = None
+    observed: Places | None = None
+    levels: Mapping[LevelKey, NDArray[np.float64]] = field(default_factory=dict)
+    reach: Reach = field(default_factory=Reach)
     regain: bool = False
     device: str = "auto"
+    dtype: torch.dtype = torch.float32
+
+    def __sizeof__(self) -> int:
+        """Bytes, which a scheduler weighs: most of them are perturbations at observations."""
+        held = self.weights or (() if self.seen is None else (self.seen.anomalies,))
+        return object.__sizeof__(self) + sum(t.numel() * t.element_size() for t in held)
 
     def __call__(self, states: np.ndarray) -> np.ndarray:
         """Update the whole grid: rounding and all as `of_rows` does, a part after the other."""
@@ -111,7 +122,7 @@ class ColumnUpdate:
         transformed = any(normalization.transforms)
         x = normalization.normalize(states) if transformed else states
         away = torch.from_numpy((x - x.mean(axis=0)).reshape(*x.shape[:2], -1))
-        away = away.to(device, self.seen.anomalies.dtype)
+        away = away.to(device, self.dtype)
         update, s = self._update(away, rows), self.settings
         after = relaxed(away, away + update.perturbations, s.relaxation, s.relaxation_method)
         increment = (update.mean + (after - away)).double().cpu().numpy().reshape(states.shape)
@@ -123,21 +134,28 @@ class ColumnUpdate:
 
     def _update(self, perturbations: Tensor, rows: slice | None) -> Update:
         """Update of mean ``(channel, point)`` and perturbations ``(member, channel, point)``."""
-        inflation = self.settings.inflation
-        like = perturbations.device
-        given = perturbations, self.seen.anomalies.to(like), self.seen.departures.to(like)
-        if self.reach is None:
-            return global_update(*given, inflation, self.regain)
-        places = Places.of(self.spec)
+        inflation, device = self.settings.inflation, perturbations.device
+        if self.weights is not None:
+            mean, change = (w.to(device) for w in self.weights)
+            return weighted(perturbations, (mean, change), inflation, self.regain)
+        assert self.seen is not None
+        assert self.observed is not None
+        places, observed, levels = Places.of(self.spec), self.observed, self.levels
+        anomalies, departures = self.seen.anomalies, self.seen.departures
+        radius = FARTHEST if self.reach.radius is None else self.reach.radius
         if rows is not None:
             numbers = np.arange(len(places)).reshape(self.spec.shape[1:])
             places = places.at(numbers[rows].reshape(-1))
+            near = places.around(observed, radius)
+            observed = observed.at(near)
+            levels = {key: z[near] for key, z in levels.items()}
+            anomalies, departures = anomalies[:, near], departures[near]
         times = perturbations.shape[1] // self.spec.channels
-        groups = level_groups(self.spec, self.levels, self.reach.vertical or None, times)
-        radius = FARTHEST if self.reach.radius is None else self.reach.radius
+        groups = level_groups(self.spec, levels, self.reach.vertical or None, times)
         most = columns_at_once(len(perturbations), perturbations.element_size())
-        columns = local_weights(places, self.observed, radius, groups, most)
-        return local_update(*given, columns, inflation, self.regain)
+        columns = local_weights(places, observed, radius, groups, most)
+        seen = anomalies.to(device), departures.to(device)
+        return local_update(perturbations, *seen, columns, inflation, self.regain)
 
 
 def _rows_of(normalization: Normalization, rows: slice) -> Normalization:

@@ -2,9 +2,9 @@ r"""How much of what an ensemble update promises it delivers: tried on the ensem
 
 A filter takes sample covariances for true. The spread of its analysis is what would be left of the
 forecast's errors if they were; a small ensemble delivers less. How much less can be seen without
-any truth, since members are exchangeable: each in turn is taken for the truth, observed with errors
-as the real observations have them, and analysed by the others. With mean squares over points and
-trials,
+any truth, since members are exchangeable: each in turn, or some of many, is taken for the truth,
+observed with errors as the real observations have them, and analysed by the others. With mean
+squares over points and trials,
 
     ``efficiency = (error before - error after) / (variance before - variance after)``,
 
@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from xr_daisi.ensemble_kalman import columns_at_once, global_update, local_update
+from xr_daisi.ensemble_kalman import columns_at_once, local_products, transform
 from xr_daisi.localization import FARTHEST, Places, level_groups, local_weights
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ TRIALS = 20
 """Members that are taken for the truth, at most."""
 
 POINTS = 400
-"""Points of the grid that are looked at."""
+"""Points of the grid that are looked at, of those in reach of an observation."""
 
 WORTHLESS = 1e-3
 """Share of the variance below which a promise is not worth a trial."""
@@ -86,44 +86,105 @@ def efficiency(
         1 where the update does what it promises, and where it promises nothing.
     """
     members, channels = states.shape[:2]
-    places = Places.of(spec)
-    x = states.reshape(members, channels, -1)
-    there = np.isfinite(x[0]).any(axis=0) & np.isfinite(places.positions).all(axis=0)
     rng = np.random.default_rng(0)  # the same points and errors for every ensemble
-    known = np.flatnonzero(there)
-    points = np.sort(rng.choice(known, min(POINTS, known.size), replace=False))
-    z = torch.from_numpy(np.nan_to_num(x[:, :, points]))
+    chosen = _points(states, spec, observed, reach, rng)
+    z = torch.from_numpy(np.nan_to_num(states.reshape(members, channels, -1)[:, :, chosen]))
     y = observed.anomalies.double()
-    columns = None
-    if reach.radius is not None or reach.vertical:
+    trials = np.unique(np.linspace(0, members - 1, min(TRIALS, members)).round().astype(int))
+    errors = torch.from_numpy(rng.standard_normal((len(trials), len(noise))) * np.sqrt(noise))
+    gains, promises, total = np.zeros(len(trials)), np.zeros(len(trials)), 0.0
+    if reach.radius is None and not reach.vertical:
+        total += _tried(z, (y @ y.mT)[None], (errors @ y.mT)[None], trials, gains, promises)
+    else:
         times = channels // spec.channels
         groups = level_groups(spec, observed.levels, reach.vertical or None, times)
         radius = FARTHEST if reach.radius is None else reach.radius
-        most = columns_at_once(members, 8)
-        columns = list(local_weights(places.at(points), observed.places, radius, groups, most))
-    gains, promises, total = [], [], 0.0
-    trials = np.unique(np.linspace(0, members - 1, min(TRIALS, members)).round().astype(int))
-    for truth in trials:
-        others = np.delete(np.arange(members), truth)
-        own, mean = z[others], z[others].mean(dim=0)
-        seen, middle = y[others], y[others].mean(dim=0)
-        errors = torch.from_numpy(rng.standard_normal(len(noise)) * np.sqrt(noise))
-        given = own - mean, seen - middle, y[truth] + errors - middle
-        update = (
-            global_update(*given, 1.0) if columns is None else local_update(*given, columns, 1.0)
-        )
-        factor = 1.0 + 1.0 / len(others)
-        left = own + update.perturbations
-        gains.append(_square(mean - z[truth]) - _square(mean + update.mean - z[truth]))
-        promises.append(factor * float((own.var(dim=0) - left.var(dim=0)).sum()))
-        total += factor * float(own.var(dim=0).sum())
-    gain, promised = np.array(gains), np.array(promises)
-    if promised.sum() <= WORTHLESS * total:
+        places, most = Places.of(spec).at(chosen), columns_at_once(members, 8)
+        for part in local_weights(places, observed.places, radius, groups, most):
+            count = len(range(*part.points.indices(len(places))))
+            given = y, errors, part.column, part.observation, part.weight, count
+            own = z[:, part.channels][..., part.points]
+            total += _tried(own, *local_products(*given), trials, gains, promises)
+    if promises.sum() <= WORTHLESS * total:
         return 1.0
-    found = gain.sum() / promised.sum()
-    off = np.var(gain - found * promised) / len(trials) / promised.mean() ** 2
+    found = float(gains.sum() / promises.sum())
+    off = float(np.var(gains - found * promises) / len(trials) / promises.mean() ** 2)
     before = DOUBT / (members - 1)
-    return float((found / off + 1.0 / before) / (1.0 / off + 1.0 / before)) if off else float(found)
+    return (found / off + 1.0 / before) / (1.0 / off + 1.0 / before) if off else found
+
+
+def _points(
+    states: NDArray[np.float64],
+    spec: StateSpec,
+    observed: ObservedPlaces,
+    reach: Reach,
+    rng: np.random.Generator,
+) -> NDArray[np.int64]:
+    """Numbers of some points without a hole, within reach of an observation if there are any."""
+    places = Places.of(spec)
+    known = np.isfinite(states[0].reshape(states.shape[1], -1)).any(axis=0)
+    known &= np.isfinite(places.positions).all(axis=0)
+    order = rng.permutation(np.flatnonzero(known))
+    if reach.radius is not None:
+        for candidates in (order[: 20 * POINTS], order):
+            near = candidates[places.at(candidates).reached(observed.places, reach.radius)]
+            if near.size >= POINTS or candidates.size == order.size:
+                break
+        order = near if near.size else order
+    found: NDArray[np.int64] = np.sort(order[:POINTS])
+    return found
+
+
+def _tried(
+    z: Tensor,
+    gram: Tensor,
+    noise: Tensor,
+    trials: NDArray[np.int64],
+    gains: NDArray[np.float64],
+    promises: NDArray[np.float64],
+) -> float:
+    """Add what is gained and promised at the points of some columns, trial by trial.
+
+    Parameters
+    ----------
+    z : Tensor, shape (M, channel, point)
+        Members.
+    gram : Tensor, shape (column, M, M)
+        ``Y T Y'``; one for all points, or one for each.
+    noise : Tensor, shape (column, trial, M)
+        ``Y T e`` of the errors of each trial.
+    trials, gains, promises : array, shape (trial,)
+        The members that are taken for the truth, and what is added to.
+
+    Returns
+    -------
+    float
+        Variances, summed over points and trials.
+    """
+    total = 0.0
+    for number, truth in enumerate(trials):
+        others = np.delete(np.arange(len(z)), truth)
+        # Perturbations from the mean of the others, and the departure of the truth from it.
+        among = gram[:, others][:, :, others]
+        along = gram[:, others, truth] - among.mean(dim=2) + noise[:, number, others]
+        rows = among - among.mean(dim=1, keepdim=True)
+        mean, change = transform(
+            rows - rows.mean(dim=2, keepdim=True), along - along.mean(dim=1, keepdim=True)
+        )
+        own = z[others]
+        middle = own.mean(dim=0)
+        away = (own - middle).permute(2, 1, 0)  # (point, channel, member)
+        moved = (away @ mean[..., None])[..., 0].mT
+        factor = 1.0 + 1.0 / len(others)
+        variance, left = (
+            factor * float(v.square().sum()) / (len(others) - 1)
+            for v in (away, away + away @ change)
+        )
+        error = middle - z[truth]
+        gains[number] += float(error.square().sum() - (error + moved).square().sum())
+        promises[number] += variance - left
+        total += variance
+    return total
 
 
 def fraction_of_information(delivered: float, noise: float) -> float:
@@ -152,7 +213,3 @@ def fraction_of_information(delivered: float, noise: float) -> float:
     trusted = (delivered - USELESS) / (USEFUL - USELESS)
     found = float(np.clip(trusted, 0.0, 1.0)) / (1.0 + noise)
     return 1.0 if found > WHOLE else found
-
-
-def _square(x: Tensor) -> float:
-    return float(x.square().sum())

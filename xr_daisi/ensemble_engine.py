@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from xr_daisi.column_update import ColumnUpdate
 from xr_daisi.devices import resolve_device, resolve_dtype
-from xr_daisi.ensemble_kalman import relaxed
+from xr_daisi.ensemble_kalman import global_weights, relaxed
 from xr_daisi.ensemble_settings import EnsembleSettings
 from xr_daisi.errors import SettingsError, StateError, problem, raise_problems
 from xr_daisi.forecast_state import ForecastState
@@ -23,7 +23,12 @@ from xr_daisi.holes import fill_holes, fill_with_means, holes_of
 from xr_daisi.linearised import linearised
 from xr_daisi.localization import Places
 from xr_daisi.noise import NoiseSource
-from xr_daisi.observed_ensemble import observe_ensemble, places_of, times_error_root
+from xr_daisi.observed_ensemble import (
+    ObservedEnsemble,
+    observe_ensemble,
+    places_of,
+    times_error_root,
+)
 from xr_daisi.optimal_interpolation import StaticCovariance, channel_correlations, interpolated
 from xr_daisi.reach import Reach
 from xr_daisi.score_filter import score_filter
@@ -212,19 +217,26 @@ class EnsembleEngine:
         spec, device = self.prior.spec, resolve_device(self.device)
         x = torch.from_numpy(fill_with_means(states, states.ndim - 1)).to(device)
         seen = observe_ensemble(observations, x, self.solver_dtype, time)
+        common: dict[str, Any] = {
+            "spec": spec,
+            "normalization": of_trajectory(self.normalization, spec.channels, states.shape[1]),
+            "settings": self.settings,
+            "regain": self.regain,
+            "device": self.device,
+            "dtype": self.solver_dtype,
+        }
+        if self.method == "etkf":
+            weights = global_weights(seen.anomalies, seen.departures, self.settings.inflation)
+            return ColumnUpdate(**common, weights=(weights[0].cpu(), weights[1].cpu()))
         places, radius = self._places
         positions, levels = places_of(observations, places.axes)
-        reach = self.reach or Reach(radius, self.settings.level_radius(spec) or {})
         return ColumnUpdate(
-            spec,
-            of_trajectory(self.normalization, spec.channels, states.shape[1]),
-            self.settings,
-            seen,
-            Places(places.axes, positions),
-            levels,
-            reach if self.method == "letkf" else None,
-            self.regain,
-            self.device,
+            **common,
+            # Other workers may have another device, or none.
+            seen=ObservedEnsemble(seen.departures.cpu(), seen.anomalies.cpu()),
+            observed=Places(places.axes, positions),
+            levels=levels,
+            reach=self.reach or Reach(radius, self.settings.level_radius(spec) or {}),
         )
 
     def _filtered(

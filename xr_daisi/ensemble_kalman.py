@@ -44,11 +44,13 @@ __all__ = [
     "columns_at_once",
     "determined",
     "global_update",
+    "global_weights",
+    "local_products",
     "local_update",
     "regained",
     "relaxed",
     "transform",
-    "weighted_products",
+    "weighted",
 ]
 
 BYTES = 128e6
@@ -161,32 +163,84 @@ def determined(change: Tensor) -> Tensor:
     return -2.0 * trace - change.square().sum(dim=(-2, -1))
 
 
-def weighted_products(
+def local_products(
     y: Tensor,
+    d: Tensor,
     column: NDArray[np.int64],
     observation: NDArray[np.int64],
     weight: NDArray[np.float64],
     count: int,
-) -> Tensor:
-    """``Y' T Y`` of `count` columns.
+) -> tuple[Tensor, Tensor]:
+    """Products of whitened perturbations and departures with the tapers T of some columns.
 
     Parameters
     ----------
     y : Tensor, shape (M, n)
         Whitened perturbations.
-    column, observation, weight : array, shape (k,)
+    d : Tensor, shape (k, n)
+        Whitened departures, maybe none.
+    column, observation, weight : array
         As in `LocalWeights`.
     count : int
         Number of columns.
 
     Returns
     -------
-    Tensor, shape (column, M, M)
-        Products.
+    gram : Tensor, shape (column, M, M)
+        ``Y' T Y``.
+    projected : Tensor, shape (column, k, M)
+        ``Y' T d``.
     """
-    if not weight.size:
-        return y.new_zeros(count, len(y), len(y))
-    return _local_products(y, y.new_zeros(y.shape[1]), column, observation, weight, count)[0]
+    members, given = len(y), len(d)
+    i, j = torch.triu_indices(members, members, device=y.device)
+    features = len(i) + given * members
+    total = torch.zeros(count, features, dtype=y.dtype, device=y.device)
+    # Only observations in reach, some at a time: products of all pairs of members take memory.
+    near, local = _numbered(observation) if weight.size else (observation, observation)
+    step = max(1, int(BYTES / (features * y.element_size())))
+    for first in range(0, near.size, step):
+        chosen = torch.from_numpy(near[first : first + step]).to(y.device)
+        own = y[:, chosen]
+        pairs = [own[i] * own[j], *(own * one for one in d[:, chosen])]
+        products = torch.cat(pairs).mT.contiguous()
+        inside = (local >= first) & (local < first + step)
+        shape = count, len(chosen)
+        taper = _sparse(column[inside], local[inside] - first, weight[inside], shape, y)
+        total += taper @ products
+    gram = torch.empty(count, members, members, dtype=y.dtype, device=y.device)
+    gram[:, i, j] = total[:, : len(i)]
+    gram[:, j, i] = total[:, : len(i)]
+    return gram, total[:, len(i) :].reshape(count, given, members)
+
+
+def global_weights(
+    anomalies: Tensor, departures: Tensor, inflation: float
+) -> tuple[Tensor, Tensor]:
+    """Weights of the members that hold everywhere; parameters as in `global_update`.
+
+    Returns
+    -------
+    mean : Tensor, shape (M,)
+        Of the perturbations in the increment of the mean.
+    change : Tensor, shape (M, M)
+        ``W - I``.
+    """
+    y = anomalies * inflation
+    mean, change = transform((y @ y.mT)[None], (y @ departures)[None])
+    return mean[0], change[0]
+
+
+def weighted(
+    x: Tensor, weights: tuple[Tensor, Tensor], inflation: float, regain: bool = False
+) -> Update:
+    """Update points with the same weights, from `global_weights`; see `global_update`."""
+    mean, change = weights
+    flat = x.reshape(len(x), -1) * inflation
+    after = change.mT @ flat + flat
+    if regain:
+        after = after * regained(change[None], len(x))
+    added = after - x.reshape(len(x), -1)
+    return Update((mean @ flat).reshape(x.shape[1:]), added.reshape(x.shape))
 
 
 def global_update(
@@ -212,14 +266,7 @@ def global_update(
     Update
         Of the mean, and of the perturbations.
     """
-    y = anomalies * inflation
-    mean, change = transform((y @ y.mT)[None], (y @ departures)[None])
-    flat = x.reshape(len(x), -1) * inflation
-    after = change[0].mT @ flat + flat
-    if regain:
-        after = after * regained(change, len(x))
-    added = after - x.reshape(len(x), -1)
-    return Update((mean[0] @ flat).reshape(x.shape[1:]), added.reshape(x.shape))
+    return weighted(x, global_weights(anomalies, departures, inflation), inflation, regain)
 
 
 def columns_at_once(members: int, itemsize: int) -> int:
@@ -255,10 +302,10 @@ def local_update(
         if not part.weight.size:
             continue
         used, column = _numbered(part.column)
-        gram, projected = _local_products(
-            y, departures, column, part.observation, part.weight, used.size
+        gram, projected = local_products(
+            y, departures[None], column, part.observation, part.weight, used.size
         )
-        w, change = transform(gram, projected)
+        w, change = transform(gram, projected[:, 0])
         points = torch.from_numpy(used + part.points.start).to(x.device)
         channels = torch.tensor(list(part.channels), device=x.device)[:, None]
         own = x[:, channels, points[None]]  # (M, channel, column)
@@ -270,36 +317,6 @@ def local_update(
             changed = factor * changed + (factor - 1.0) * inflated
         added[:, channels, points[None]] = changed.permute(2, 1, 0) + own * (inflation - 1.0)
     return Update(mean, added)
-
-
-def _local_products(
-    y: Tensor,
-    d: Tensor,
-    column: NDArray[np.int64],
-    observation: NDArray[np.int64],
-    weight: NDArray[np.float64],
-    count: int,
-) -> tuple[Tensor, Tensor]:
-    """``Y' T R^-1 Y`` and ``Y' T R^-1 d`` with the taper T of each of `count` columns."""
-    members = len(y)
-    i, j = torch.triu_indices(members, members, device=y.device)
-    features = len(i) + members
-    # Only observations in reach, some at a time: products of all pairs of members take memory.
-    near, local = _numbered(observation)
-    step = max(1, int(BYTES / (features * y.element_size())))
-    total = torch.zeros(count, features, dtype=y.dtype, device=y.device)
-    for first in range(0, near.size, step):
-        chosen = torch.from_numpy(near[first : first + step]).to(y.device)
-        own, departure = y[:, chosen], d[chosen]
-        products = torch.cat([own[i] * own[j], own * departure]).mT.contiguous()
-        inside = (local >= first) & (local < first + step)
-        shape = count, len(chosen)
-        taper = _sparse(column[inside], local[inside] - first, weight[inside], shape, y)
-        total += taper @ products
-    gram = torch.empty(count, members, members, dtype=y.dtype, device=y.device)
-    gram[:, i, j] = total[:, : len(i)]
-    gram[:, j, i] = total[:, : len(i)]
-    return gram, total[:, len(i) :]
 
 
 def _numbered(values: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

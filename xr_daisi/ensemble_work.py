@@ -26,7 +26,15 @@ if TYPE_CHECKING:
     from xr_daisi.engine import Engine
     from xr_daisi.observation_batch import ObservationBatch
 
-__all__ = ["Planned", "bridged", "by_columns", "finish_bridge", "plan_updates", "update_rows"]
+__all__ = [
+    "Planned",
+    "bridged",
+    "by_columns",
+    "finish_bridge",
+    "plan_updates",
+    "update_rows",
+    "updates_of",
+]
 
 
 class Planned(NamedTuple):
@@ -111,8 +119,16 @@ def plan_updates(
     return planned
 
 
+def updates_of(planned: Sequence[Planned]) -> list[tuple[Sequence[int], ColumnUpdate]]:
+    """Return what rows need of a plan: without the observations, which may be many."""
+    return [(one.times, one.update) for one in planned if one.update is not None]
+
+
 def update_rows(
-    work: Work, block: np.ndarray, planned: Sequence[Planned], rows: slice | None = None
+    work: Work,
+    block: np.ndarray,
+    updates: Sequence[tuple[Sequence[int], ColumnUpdate]],
+    rows: slice | None = None,
 ) -> np.ndarray:
     """Update some rows of the grid.
 
@@ -122,8 +138,8 @@ def update_rows(
         What is done to blocks.
     block : ndarray
         These rows of states, all members; not modified.
-    planned : sequence of Planned
-        Of the block.
+    updates : sequence of (times, ColumnUpdate)
+        From `updates_of`.
     rows : slice, optional
         Of the first dimension of the grid; all of them when None.
 
@@ -133,12 +149,10 @@ def update_rows(
         The rows after the update, shape and dtype of `block`.
     """
     out = np.array(block)
-    for one in planned:
-        if one.update is not None:
-            times = list(one.times)
-            states = trajectories(work.physical(block[times]))
-            after = one.update(states) if rows is None else one.update.of_rows(states, rows)
-            out[times] = work.in_times(after, len(times))
+    for times, update in updates:
+        states = trajectories(work.physical(block[list(times)]))
+        after = update(states) if rows is None else update.of_rows(states, rows)
+        out[list(times)] = work.in_times(after, len(times))
     return out
 
 
@@ -205,5 +219,5 @@ def bridged(
     if work.bridge is None:
         return block, list(observations)
     planned = plan_updates(work, block, observations, holes, first_time)
-    after = update_rows(work, block, planned)
+    after = update_rows(work, block, updates_of(planned))
     return after, finish_bridge(work, block, after, planned, first_time)

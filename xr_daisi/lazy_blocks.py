@@ -1,4 +1,7 @@
-"""Blocks of members and times as a dask graph: one task for each, which holds no prior."""
+"""Blocks of members and times as a dask graph: tasks that hold no prior.
+
+The flow is a task per block; what needs all members of a time comes before it, see `run_lazy`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,14 @@ import numpy as np
 
 from xr_daisi.column_update import row_chunks
 from xr_daisi.devices import resolve_device
-from xr_daisi.ensemble_work import bridged, by_columns, finish_bridge, plan_updates, update_rows
+from xr_daisi.ensemble_work import (
+    bridged,
+    by_columns,
+    finish_bridge,
+    plan_updates,
+    update_rows,
+    updates_of,
+)
 from xr_daisi.shared_work import SharedWork, published
 from xr_daisi.task_resources import task_resources
 from xr_daisi.windows import Window
@@ -20,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from xr_daisi.blocks import Work
+    from xr_daisi.column_update import ColumnUpdate
     from xr_daisi.ensemble_work import Planned
     from xr_daisi.observations import ObservationBatch, ObservationPlan
     from xr_daisi.shared_work import SpooledWork
@@ -88,7 +99,10 @@ def run_lazy(states: Any, plan: ObservationPlan | None, work: Work) -> Any:
     if plan is not None and by_columns(work):
         row_sizes = row_chunks(states.shape[3:])
         if work.bridge is not None:
-            states, rows = _bridged(states, blocks, rows, shared, holes, first_times, row_sizes)
+            updates = work.bridge.share != 0.0
+            states, rows = _bridged(
+                states, blocks, rows, shared, holes, first_times, row_sizes, updates
+            )
         elif row_sizes is not None:
             planned = _planned(blocks, rows, shared, holes, first_times)
             return _by_rows(states, planned, shared, row_sizes).rechunk(states.chunks)
@@ -118,6 +132,7 @@ def _bridged(
     holes: Any,
     first_times: Sequence[int],
     row_sizes: tuple[int, ...] | None,
+    updates: bool,
 ) -> tuple[Any, list[Any]]:
     """Put the bridge before the flow, with all members of a chunk of times together.
 
@@ -136,9 +151,9 @@ def _bridged(
             left.append(rest)
             parts.append(da.from_delayed(whole, (times, *states.shape[1:]), dtype=states.dtype))
         return da.concatenate(parts).rechunk(chunks), left
-    planned = _planned(blocks, rows, shared, holes, first_times)
-    after = _by_rows(states.rechunk({1: -1}), planned, shared, row_sizes)
-    after = after.rechunk(chunks)
+    planned, after = _planned(blocks, rows, shared, holes, first_times), states
+    if updates:
+        after = _by_rows(states, planned, shared, row_sizes).rechunk(chunks)
     after_blocks = after.to_delayed(optimize_graph=False).reshape(blocks.shape)
     for row, after_row, one, first in zip(blocks, after_blocks, planned, first_times, strict=True):
         task = delayed(_finish_task, pure=False)
@@ -162,11 +177,16 @@ def _planned(
 def _by_rows(states: Any, planned: list[Any], shared: Any, row_sizes: tuple[int, ...]) -> Any:
     """One task per chunk of times and rows of the grid, with all members of these."""
     import dask.array as da
+    from dask.delayed import delayed
 
     return da.map_blocks(
         _rows_task,
-        states.rechunk({3: row_sizes}),
-        _per_time(planned, f"daisi-updates-{uuid.uuid4().hex}", states.ndim),
+        states.rechunk({1: -1, 3: row_sizes}),
+        _per_time(
+            [delayed(updates_of)(one) for one in planned],
+            f"daisi-updates-{uuid.uuid4().hex}",
+            states.ndim,
+        ),
         name=f"daisi-columns-{uuid.uuid4().hex}",
         dtype=states.dtype,
         meta=np.empty((0,) * states.ndim, states.dtype),
@@ -177,15 +197,16 @@ def _by_rows(states: Any, planned: list[Any], shared: Any, row_sizes: tuple[int,
 
 def _rows_task(
     block: np.ndarray,
-    planned: list[Planned],
+    updates: list[tuple[Sequence[int], ColumnUpdate]],
     *,
     shared: Shared,
     first_rows: tuple[int, ...],
     block_id: tuple[int, ...],
 ) -> np.ndarray:
     work, first = shared.work, first_rows[block_id[3]]
-    with task_resources(resolve_device(work.engine.device), shared.tasks):
-        return update_rows(work, block, planned, slice(first, first + block.shape[3]))
+    tasks = shared.tasks * len(first_rows)
+    with task_resources(resolve_device(work.engine.device), tasks):
+        return update_rows(work, block, updates, slice(first, first + block.shape[3]))
 
 
 def _plan_task(

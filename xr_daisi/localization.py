@@ -155,6 +155,25 @@ class Places:
         counts = tree.query_ball_point(points, self._chord(radius), return_length=True)
         return float(np.mean(counts)) / max(len(others), 1) if some.size else 0.0
 
+    def reached(self, others: Places, radius: float) -> NDArray[np.bool_]:
+        """Tell which points lie within a radius of any other."""
+        found = np.zeros(len(self), dtype=bool)
+        tree, _ = others._tree
+        here = np.flatnonzero(self._finite)
+        points = self._searchable(self.positions[:, here])
+        distance, _ = tree.query(points, distance_upper_bound=self._chord(radius) * (1 + 1e-9))
+        found[here] = np.isfinite(distance)
+        return found
+
+    def around(self, others: Places, radius: float) -> Ints:
+        """Find others that may lie within a radius of any point: all that do, and some more."""
+        mine = self.axes.embedded(self.positions[:, self._finite])
+        if not len(mine):
+            return np.zeros(0, dtype=np.int64)
+        theirs = self.axes.embedded(others.positions)
+        low, high = mine.min(axis=0) - radius, mine.max(axis=0) + radius
+        return np.flatnonzero(((theirs >= low) & (theirs <= high)).all(axis=1))
+
     def at(self, which: Any) -> Places:
         """Return some of the points, by an index of them."""
         return Places(self.axes, self.positions[:, which])

@@ -38,7 +38,7 @@ from torch import Tensor
 
 from xr_daisi.ensemble_kalman import (
     columns_at_once,
-    weighted_products,
+    local_products,
 )
 from xr_daisi.localization import FARTHEST, Places, gaspari_cohn
 
@@ -143,10 +143,10 @@ class ObservedPlaces:
         float
             0 to 1.
         """
-        if share <= 0.0:
-            return 0.0
         values = self._eigenvalues(radius, vertical) / (len(self.anomalies) - 1)
         wanted = share * float(torch.log1p(values).sum())
+        if wanted <= 0.0:
+            return 0.0
         low, high = 0.0, 1.0
         for _ in range(40):
             middle = 0.5 * (low + high)
@@ -176,8 +176,9 @@ class ObservedPlaces:
                 away = np.abs(z[chosen][column] - z[observation])
                 weight = weight * gaspari_cohn(np.where(np.isnan(away), 0.0, away), zero)
         some = weight > 0.0
-        gram = weighted_products(
-            self.anomalies, column[some], observation[some], weight[some], len(chosen)
+        y = self.anomalies
+        gram, _ = local_products(
+            y, y[:0], column[some], observation[some], weight[some], len(chosen)
         )
         values: Tensor = torch.linalg.eigvalsh(gram)
         return values.clamp(min=0.0)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from closed_form import GaussianVelocity
 
 from xr_daisi import FlowPrior
 from xr_daisi.efficiency import efficiency, fraction_of_information
@@ -23,8 +22,7 @@ SIZE = 60
 def line(size: int = SIZE) -> StateSpec:
     x = np.arange(size, dtype=float)
     template = xr.Dataset({"u": ("x", np.zeros(size))}, coords={"x": x})
-    velocity = GaussianVelocity(torch.zeros(size).double(), torch.eye(size).double())
-    return FlowPrior.from_velocity(velocity, template).spec
+    return FlowPrior.from_velocity(lambda x, t: x, template).spec
 
 
 def covariance(length: float) -> np.ndarray:
@@ -69,7 +67,7 @@ def test_trials_tell_what_a_filter_delivers(length: float, members: int) -> None
     ]
     # The trials have one member less.
     expected = delivered(root, members - 1, 0.7, 4)
-    assert np.mean(found) == pytest.approx(expected, abs=0.06)
+    assert np.mean(found) == pytest.approx(expected, abs=0.08)
 
 
 def test_a_large_ensemble_keeps_its_promise_and_a_small_one_does_not() -> None:
@@ -102,6 +100,20 @@ def test_holes_and_promises_of_nothing() -> None:
     observed = ObservedPlaces(y, Places.of(spec).at(places), {})
     given = spec, observed, np.ones(places.size), Reach(radius=4.0)
     assert np.isfinite(efficiency(land[:, None], *given))
+
+
+def test_it_is_tried_where_observations_are() -> None:
+    """A network in a corner of a large grid: what is far from it says nothing about it."""
+    found = []
+    for size in (SIZE, 20000):
+        spec, places = line(size), np.arange(0, SIZE, 3)
+        states = np.random.default_rng(7).standard_normal((12, size))
+        y = torch.from_numpy((states[:, places] - states[:, places].mean(axis=0)) / 0.1)
+        observed = ObservedPlaces(y, Places.of(spec).at(places), {})
+        given = spec, observed, np.ones(places.size), Reach(radius=20.0)
+        found.append(efficiency(states[:, None], *given))
+    assert found[0] == pytest.approx(found[1], abs=0.2)
+    assert max(found) < 0.2
 
 
 def test_fraction_of_information() -> None:
