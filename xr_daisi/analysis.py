@@ -244,7 +244,8 @@ def assimilate(
     localization, vertical_localization : float or str, optional
         Distance from which on an observation has no influence on an ensemble update: in km on the
         sphere, in units of the coordinates on a plain grid and along levels, or text such as
-        ``"1500 km"``. With a bridge both are chosen where the first is left out.
+        ``"1500 km"``. With a bridge they are chosen, levels only
+        where the first of them is left out.
     inflation : float
         Factor of the forecast's perturbations where observations are within reach; with a bridge
         on top of the one that innovations ask for.
