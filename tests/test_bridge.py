@@ -220,3 +220,22 @@ def test_recommended_bridge_and_other_inversion_times() -> None:
     same(found, analyse(t_min=0.0))
     again = assimilate(WHOLE, OBS, PRIOR, t_min=0.2, **QUICK)
     assert "daisi_chosen" not in again.attrs
+
+
+def test_members_on_a_flat_of_an_operator_are_not_carried_anywhere() -> None:
+    """All of them saturate on the wrong side: the line through them leads to thousands."""
+    x = np.arange(24.0)
+    template = xr.Dataset({"u": ("x", np.zeros(24))}, coords={"x": x})
+    prior = FlowPrior.from_velocity(lambda x, t: -0.5 * x, template)
+    rng = np.random.default_rng(2)
+    common = rng.standard_normal((12, 1))
+    ds = xr.Dataset({"u": (("member", "x"), 0.2 * common - 6.0 + np.zeros(24))}, coords={"x": x})
+    obs = xr.Dataset({"u": ("obs", np.full(6, 1.45)), "u_error": ("obs", np.full(6, 0.01))})
+    obs = obs.assign_coords(x=("obs", x[::4]))
+    options = {**QUICK, "guidance": "none", "noise": 0.0, "inverse_noise": 0.0}
+    found = assimilate(ds, obs, prior, operator={"u": "arctan"}, **options)
+    (chosen,) = json.loads(found.attrs["daisi_chosen"]).values()
+    assert chosen["bridge"] < 1e-3
+    whole = assimilate(ds, obs, prior, operator={"u": "arctan"}, method="etkf")
+    assert float(abs(whole.u - ds.u).max()) > 50.0  # which is what must not happen
+    assert float(abs(found.u - ds.u).max()) < 5.0

@@ -11,12 +11,14 @@ The share that an observation has in the update is
 
 e is the mean square of what H of the members is off its tangent, in units of the error R: with the
 errors ``R e / 0.02`` any observation is nearly linear. Such errors add up, since neighbouring
-observations have the same, so that 0.02 is much. a leaves the update a fraction of the information
-of the observations, of what they change log det of the covariance by; a share of the likelihood
-would not do, since a tenth of an accurate observation says nearly as much as the whole of it. The
-fraction follows from what such an update turns out to be worth when it is tried on the members
-themselves, see `xr_daisi.efficiency`. For linear observations and a large ensemble a is 1: the
-filter is exact there for any Gaussian forecast, and the flow is not.
+observations have the same, so that 0.02 is much. Nor may the departure of a non-linear observation
+be more than three standard deviations of the enlarged error and the spread: members that are all on
+the same flat of an operator know nothing of what lies beyond. a leaves the update a fraction of the
+information of the observations, of what they change log det of the covariance by; a share of the
+likelihood would not do, since a tenth of an accurate observation says nearly as much as the whole
+of it. The fraction follows from what such an update turns out to be worth when it is tried on the
+members themselves, see `xr_daisi.efficiency`. For linear observations and a large ensemble a is 1:
+the filter is exact there for any Gaussian forecast, and the flow is not.
 
 How far observations reach (`xr_daisi.reach`), the size of the forecast's perturbations and the
 inversion time (`xr_daisi.calibration`) follow from the ensemble and its innovations, so that
@@ -39,7 +41,7 @@ from xr_daisi.ensemble_settings import EnsembleSettings
 from xr_daisi.holes import fill_with_means
 from xr_daisi.interpolant import INTERPOLANTS
 from xr_daisi.localization import Places
-from xr_daisi.observed_ensemble import observe_ensemble, places_of
+from xr_daisi.observed_ensemble import ObservedEnsemble, observe_ensemble, places_of
 from xr_daisi.reach import ObservedPlaces, Reach, choose_reach
 from xr_daisi.settings import AUTO
 from xr_daisi.trajectories import of_trajectory
@@ -58,6 +60,12 @@ Floats = NDArray[np.float64]
 
 LINEAR = 0.02
 """Mean square departure from the tangent, in errors, that the update bears."""
+
+CURVED = 1e-9
+"""Mean square departure from the tangent, in errors, up to which an operator is linear."""
+
+FARTHEST = 3.0
+"""Standard deviations of a departure that an update with a non-linear operator may extrapolate."""
 
 WORTHLESS = 1e4
 """Factor of an error that leaves an observation without influence, within an average."""
@@ -184,7 +192,8 @@ class Bridge:
             inflation = innovation_inflation(seen.anomalies, seen.departures)
             off = departure_from_linearity(observations, filled) if self.share == AUTO else None
             normalised = normalization.normalize(states)
-            share, reach = self._share(observations, normalised, seen.anomalies, off, spec)
+            most = None if off is None else _bearable(off, seen, inflation)
+            share, reach = self._share(observations, normalised, seen.anomalies, most, spec)
             own = scaled(observations, share)
             if len(own):
                 update = self._engine(engine, reach, inflation).column_update(filled, own, time)
@@ -217,15 +226,15 @@ class Bridge:
         observations: ObservationBatch,
         normalised: Floats,
         anomalies: Tensor,
-        off: Floats | None,
+        most: Floats | None,
         spec: StateSpec,
     ) -> tuple[Floats, Reach]:
-        """Share of each observation, and how far they reach; `off` where shares are chosen."""
-        if off is None:
+        """Share of each observation, at most `most` where it is chosen, and how far they reach."""
+        if most is None:
             share = np.full(anomalies.shape[1], float(self.share))
             observed = self._observed(spec, observations, anomalies, share)
             return share, self._reach(normalised, spec, observed)
-        most = _alike(np.minimum(1.0, LINEAR / np.maximum(off, LINEAR)), observations)
+        most = _alike(most, observations)
         observed = self._observed(spec, observations, anomalies, most)
         reach = self._reach(normalised, spec, observed)
         delivered = efficiency(normalised, spec, observed, most, reach)
@@ -289,6 +298,20 @@ def scaled(observations: ObservationBatch, share: Floats) -> ObservationBatch:
         return replace(observations, averaging=None).keep(kept)
     errors = observations.errors / np.sqrt(np.where(kept, share, 1.0))
     return replace(observations, errors=errors).keep(kept)
+
+
+def _bearable(off: Floats, seen: ObservedEnsemble, inflation: float) -> Floats:
+    """Largest share of each observation for which its operator is as good as linear.
+
+    That is so within the spread, and no farther from it than the next members may say: where all
+    members are on the wrong side of a threshold, a line through them leads anywhere.
+    """
+    most = np.minimum(1.0, LINEAR / np.maximum(off, LINEAR))
+    members = len(seen.anomalies)
+    spread = seen.anomalies.square().sum(dim=0) / (members - 1) * (1.0 + 1.0 / members)
+    far = seen.departures.square() / FARTHEST**2 - inflation**2 * spread
+    bearable = 1.0 / np.maximum(far.numpy(), 1.0)
+    return np.where(off > CURVED, np.minimum(most, bearable), most)
 
 
 def _count(observations: ObservationBatch) -> int:
