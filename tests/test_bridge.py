@@ -222,6 +222,13 @@ def test_recommended_bridge_and_other_inversion_times() -> None:
     assert "daisi_chosen" not in again.attrs
 
 
+def test_wild_observations_are_named() -> None:
+    wild = OBS.isel(time=[0]).copy(deep=True)
+    wild.t2m[0, :6] = 500.0
+    with pytest.warns(UserWarning, match="after the analysis of .* background_check=5.*t2m = 500"):
+        analyse(FORECAST, wild, bridge=0.9, t_min=0.9, guidance="none")
+
+
 def test_members_on_a_flat_of_an_operator_are_not_carried_anywhere() -> None:
     """All of them saturate on the wrong side: the line through them leads to thousands."""
     x = np.arange(24.0)

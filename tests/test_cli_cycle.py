@@ -171,8 +171,30 @@ def test_a_dry_run_writes_nothing(
     before = sorted(path.parent.iterdir())
     out = said(capsys, "cycle", path, "--dry-run")
     assert "3, 0 days 12:00:00 apart, 2019-03-24T00:00 to 2019-03-25T00:00" in out
-    assert "Persistence()" in out
+    assert "model       persistence\n" in out
     assert sorted(path.parent.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"steps": "four"}, "steps"),
+        ({"t_min": 3.0}, "t-min"),
+        ({"background_check": -1.0}, "background-check"),
+        ({"localization": "1500 km", "t_min": 0.2}, "localization"),
+    ],
+)
+def test_a_dry_run_checks_what_the_first_analysis_would(
+    settings: dict[str, Any],
+    told: str,
+    configured: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = configured(changed(assimilate={**CONFIG["assimilate"], **settings}))
+    for arguments in (["--dry-run"], []):
+        assert main(["cycle", str(path), *arguments]) != 0
+        assert told in capsys.readouterr().err
+        assert not (path.parent / "cycles.zarr").exists()
 
 
 # -- the template ----------------------------------------------------------------------------------

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
     from xr_daisi.priors import FlowPrior
 
-__all__ = ["bridge_for", "check_keywords", "engine_for"]
+__all__ = ["SETTINGS", "bridge_for", "check_keywords", "engine_for"]
+
+SETTINGS = frozenset().union(*KEYWORDS.values())
+"""Keywords of `assimilate` that are settings of some method."""
 
 UNSET: dict[str, Any] = {
     "inflation": 1.0,

@@ -165,10 +165,17 @@ class Work:
         """Label of times of a block that begins with a time of the whole forecast."""
         return ", ".join(self.layout.time_label(first_time + index) for index in times)
 
+    def warn_if_far(self, block: np.ndarray, times: Sequence[int]) -> None:
+        """Warn where the forecast of some times of a block is nothing that the prior knows."""
+        if any(self.engine.is_far(self.physical(block[index])) for index in times):
+            found = f"values more than {FAR:g} standard deviations from the prior's mean"
+            remedy = "check its units (attrs['units']) and that the prior is for these data"
+            warn_user(problem("forecast", found, "states like those of the prior", remedy))
+
     def stays_near(
         self, block: np.ndarray, after: np.ndarray, batch: ObservationBatch, label: str
     ) -> None:
-        """Raise where observations carried members away from all that the prior knows.
+        """Raise where observations carried members away from all that the prior knows, or warn.
 
         Parameters
         ----------
@@ -186,14 +193,20 @@ class Work:
         DivergenceError
             Naming the observation farthest from the forecast.
         """
-        if not self.engine.is_far(self._split(after, len(block)), LOST):
+        states = self._split(after, len(block))
+        if not self.engine.is_far(states):
             return
         if self.engine.is_far(self.physical(block)):  # it was so before, and the user is told
             return
-        found = f"values more than {LOST:g} standard deviations from the prior's mean"
-        what = f"members after the analysis of {label}"
-        text = problem(what, found, "states near it")
-        raise DivergenceError(f"{text}; {self._farthest(block, batch)}")
+        lost = self.engine.is_far(states, LOST)
+        limit = LOST if lost else FAR
+        found = f"values more than {limit:g} standard deviations from the prior's mean"
+        remedy = "leave out observations that are wrong, e.g. by background_check=5"
+        text = problem(f"members after the analysis of {label}", found, "states near it", remedy)
+        text = f"{text}; {self._farthest(block, batch)}"
+        if lost:
+            raise DivergenceError(text)
+        warn_user(text)
 
     def _farthest(self, block: np.ndarray, batch: ObservationBatch) -> str:
         return farthest(batch, self._observed(block, batch), self.layout.spec)
@@ -262,11 +275,8 @@ class Work:
         ]
         for window in windows:
             refuse_extremes(window.given, self.layout.spec)
-        analysed_times = [index for window in windows for index in window.times]
-        if any(self.engine.is_far(self.physical(block[index])) for index in analysed_times):
-            found = f"values more than {FAR:g} standard deviations from the prior's mean"
-            remedy = "check its units (attrs['units']) and that the prior is for these data"
-            warn_user(problem("forecast", found, "states like those of the prior", remedy))
+        if self.bridge is None:
+            self.warn_if_far(block, [index for window in windows for index in window.times])
         for window in windows:
             times, batch, choice = list(window.times), window.observations, window.choice
             labels = [self.label(first_time, [index]) for index in times]

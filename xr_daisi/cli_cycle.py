@@ -75,7 +75,12 @@ def cycle(
         )
         if dry_run:
             plan = make_plan(*inputs, **arguments, keywords=_keywords(settings))
-            done = CycleStore.read_only(store).finished if store.exists() and not overwrite else 0
+            done = 0
+            if store.exists() and not overwrite:  # opens it, or says in what it differs
+                kept = CycleStore.create_or_open(
+                    store, plan.configuration, time=plan.form.time, overwrite=False
+                )
+                done = kept.finished
             tell_table(_told(plan, store, done))
             return
         started, new = time.perf_counter(), 0
@@ -187,6 +192,12 @@ def _members(result: Any) -> int:
     return int(result.sizes[member]) if member else 1
 
 
+def _model(described: Any) -> str:
+    if isinstance(described, dict):
+        return ", ".join(str(v) if k == "model" else f"{k} {v}" for k, v in described.items())
+    return str(described)
+
+
 def _told(plan: Any, store: Path, done: int) -> str:
     """Say what a cycle would do."""
     from xr_daisi.ensembles import time_text
@@ -196,7 +207,7 @@ def _told(plan: Any, store: Path, done: int) -> str:
         ("store", f"{store}, {done} cycles finished"),
         ("cycles", f"{plan.cycles}, {plan.configuration['window']} apart, {first} to {last}"),
         ("members", str(len(plan.labels))),
-        ("model", repr(plan.model)),
+        ("model", _model(plan.configuration["model"])),
         ("method", plan.method),
         ("prior", "none" if plan.prior is None else plan.prior.name),
         ("on failure", plan.on_failure),

@@ -6,7 +6,7 @@ import difflib
 import inspect
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -17,6 +17,7 @@ import xarray as xr
 
 from xr_daisi._version import __version__
 from xr_daisi.analysis import assimilate
+from xr_daisi.baselines import SETTINGS, bridge_for, check_keywords, engine_for
 from xr_daisi.cycle_observations import ObservationSource, Window, observation_source
 from xr_daisi.cycle_scores import TruthSource
 from xr_daisi.ensembles import EnsembleForm, form_of, instant, member_labels, time_text
@@ -28,6 +29,7 @@ from xr_daisi.errors import (
     raise_problems,
 )
 from xr_daisi.fingerprints import dataset_sha256, described
+from xr_daisi.observation_options import ObservationOptions
 from xr_daisi.prior_choice import choose_prior
 from xr_daisi.priors import FlowPrior
 
@@ -150,6 +152,8 @@ def make_plan(
     form = form_of(initial)
     ensemble = form.inner(_plain_labels(initial, form)).compute().drop_encoding()
     chosen = None if prior is None and method in WITHOUT_PRIOR else choose_prior(initial, prior)
+    members = ensemble.sizes[form.member] if form.member else 1
+    _check_settings(method, ensemble, chosen, options, int(seed), members)
     source = observation_source(observations)
     reference = None if truth is None else TruthSource(truth, ensemble, form.time)
     count = cycles if cycles is not None else _count(source, instant(ensemble, form.time), step)
@@ -190,6 +194,25 @@ def make_plan(
         configuration=configuration,
         named=given,
     )
+
+
+def _check_settings(
+    method: str,
+    ensemble: xr.Dataset,
+    prior: FlowPrior | None,
+    given: Mapping[str, Any],
+    seed: int,
+    members: int,
+) -> None:
+    """Raise for settings that the first analysis would refuse."""
+    defaults = inspect.signature(assimilate).parameters
+    settings = {k: v for k, v in given.items() if k in SETTINGS}
+    where = {k: given.get(k, defaults[k].default) for k in ("device", "dtype")}
+    kept = check_keywords(method, settings)
+    engine = engine_for(method, ensemble, prior, kept, seed=seed, **where)
+    bridge_for(engine, kept, members)
+    names = {field.name for field in fields(ObservationOptions)}
+    ObservationOptions(**{k: v for k, v in given.items() if k in names})
 
 
 def versions() -> dict[str, str]:

@@ -100,6 +100,9 @@ def plan_updates(
         For values that no precision can hold with their errors.
     """
     work.check(block, holes, first_time, 0)
+    if work.bridge is not None:
+        analysed = [t for w in observations if len(w.observations) for t in w.times]
+        work.warn_if_far(block, analysed)
     planned = []
     for window in observations:
         batch = window.observations

@@ -194,7 +194,7 @@ def _prepared(field: xr.DataArray, name: str) -> tuple[xr.DataArray, str, str]:
     if values.ndim != 2:
         found = f"dimensions {dict(field.sizes)}"
         expected = "two horizontal ones, and members"
-        remedy = "select one time and level, e.g. .isel(time=-1)"
+        remedy = "select one along each other dimension, e.g. .isel(time=-1)"
         raise StateError(problem(name, found, expected, remedy))
     kinds = {str(c): axis_kind(values, c) for c in values.coords if values[c].ndim}
     x, y = (

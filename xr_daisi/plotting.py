@@ -82,7 +82,7 @@ def plot_analysis(
                 f"truth {variable!r}",
                 f"dimensions {dict(truth[variable].sizes)}",
                 "two horizontal ones",
-                "select one time and level, e.g. .isel(time=-1)",
+                "select one along each other dimension, e.g. .isel(time=-1)",
             )
         )
     y, x = _vertical_first(truth, (str(true.dims[0]), str(true.dims[1])))
@@ -139,7 +139,7 @@ def _mean(ds: xr.Dataset, variable: str, what: str) -> xr.DataArray:
                 f"{what} {variable!r}",
                 f"dimensions {dict(ds[variable].sizes)}",
                 "members and two horizontal dimensions",
-                "select one time and level, e.g. .isel(time=-1)",
+                "select one along each other dimension, e.g. .isel(time=-1)",
             )
         )
     return mean

@@ -51,7 +51,7 @@ def warn_of_space_chunks(ds: xr.Dataset, names: Sequence[str], space: Sequence[s
     text = problem(
         f"forecast chunks along {' and '.join(map(repr, pieces))}",
         f"several for each field ({counts})",
-        "whole fields, which the network sees at once",
+        "whole fields, which observations, and a network, see at once",
         f"{_size(moved)} are copied to join them, between workers too, into chunks of up to "
         f"{_size(largest)}; to avoid it, open the store with chunks along members and times alone "
         f"(.chunk({together}) before any other work), or rewrite it so",
