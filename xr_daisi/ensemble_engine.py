@@ -187,13 +187,12 @@ class EnsembleEngine:
     ) -> np.ndarray:
         """Analyse states without holes."""
         noise = NoiseSource(self.seed, time, range(len(states)))
-        normalization = of_trajectory(self.normalization, self.prior.spec.channels, states.shape[1])
         if self.method == "oi":
             added = self._interpolated(states, observations, noise, time)
             moved: np.ndarray = states + added
             return moved
         if self.method == "ensf":
-            return self._filtered(states, observations, noise, normalization, time)
+            return self._filtered(states, observations, noise, time)
         return self.column_update(states, observations, time)(states)
 
     def column_update(
@@ -244,7 +243,6 @@ class EnsembleEngine:
         states: np.ndarray,
         observations: ObservationBatch,
         noise: NoiseSource,
-        normalization: Normalization,
         time: str,
     ) -> np.ndarray:
         """Analysis by the score filter, in units of the forecast's own spread at each point.
@@ -252,6 +250,7 @@ class EnsembleEngine:
         Standardised and relaxed point by point as in arXiv:2404.00844; the mean is not rescaled.
         """
         device, dtype, s = resolve_device(self.device), self.solver_dtype, self.settings
+        normalization = of_trajectory(self.normalization, self.prior.spec.channels, states.shape[1])
         x = normalization.normalize(states)
         mean, spread = x.mean(axis=0), x.std(axis=0, ddof=1)
         # Where the members agree there is no scale, and nothing to be changed.
