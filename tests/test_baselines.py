@@ -26,9 +26,14 @@ from labelled import (
 
 import xr_daisi
 from xr_daisi import SettingsError, StateError, assimilate
+from xr_daisi.column_update import ColumnUpdate
 from xr_daisi.ensemble_kalman import global_weights
-from xr_daisi.localization import gaspari_cohn
+from xr_daisi.ensemble_settings import EnsembleSettings
+from xr_daisi.localization import Places, gaspari_cohn
+from xr_daisi.observed_ensemble import ObservedEnsemble
 from xr_daisi.plane import EARTH_RADIUS
+from xr_daisi.reach import Reach
+from xr_daisi.state import Normalization
 
 FORECAST = forecast(members=6)
 OBS = stations()
@@ -143,7 +148,7 @@ def test_chunks_do_not_matter(method: str, raise_if_computes: Any) -> None:
 def test_columns_are_tasks(
     method: str, raise_if_computes: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Some rows of the grid each, with holes, several times together, and a transform's units."""
+    """Some rows of the grid each, also with holes."""
     local = {"localization": "400 km"} if method == "letkf" else {}
     keywords = {"method": method, **local, **EXACT, "relaxation": 0.2, "inflation": 1.1}
     land = FORECAST.where(FORECAST.longitude > LON[0])
@@ -155,9 +160,38 @@ def test_columns_are_tasks(
         lazy = assimilate(land.chunk(time=1, member=2), OBS, **keywords)
     xr.testing.assert_identical(lazy.compute().drop_attrs(), eager.drop_attrs())
     assert lazy["t2m"].data.numblocks == (3, 1, 1, 1)
-    layers = lazy["t2m"].data.dask.layers
-    (columns,) = [layer for name, layer in layers.items() if "daisi-columns" in str(name)]
-    assert len(columns) == 3 * 3
+    keys = [key[0] for key in dict(lazy["t2m"].data.dask) if isinstance(key, tuple)]
+    assert len([name for name in keys if str(name).startswith("daisi-columns")]) == 3 * 3
+
+
+@pytest.mark.parametrize("reach", [Reach(radius=2.5), Reach()])
+def test_rows_keep_their_own_normalisation(reach: Reach, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mean and deviation of every point, a transform, two times together, a hole."""
+    rng = np.random.default_rng(3)
+    coords = {"y": np.arange(7.0), "x": np.arange(5.0)}
+    spec = xr_daisi.FlowPrior.from_velocity(
+        lambda x, t: x, xr.Dataset({"q": (("y", "x"), np.ones((7, 5)))}, coords=coords)
+    ).spec
+    mean, std = rng.normal(size=(2, 7, 5)), rng.uniform(0.5, 2.0, (2, 7, 5))
+    normalization = Normalization(mean, std, ("log", "log"))
+    states = np.exp(rng.normal(size=(6, 2, 7, 5)))
+    states[:, :, 2, 1] = np.nan
+    y = torch.from_numpy(rng.normal(size=(6, 8)))
+    update = ColumnUpdate(
+        spec,
+        normalization,
+        EnsembleSettings(inflation=1.1, relaxation=0.3),
+        seen=ObservedEnsemble(torch.from_numpy(rng.normal(size=8)), y - y.mean(0)),
+        observed=Places.of(spec).at(np.arange(0, 35, 5)[[0, 1, 2, 3, 4, 5, 6, 2]]),
+        reach=reach,
+        dtype=torch.float64,
+        device="cpu",
+    )
+    whole = update(states)
+    assert np.isnan(whole[:, :, 2, 1]).all()
+    assert np.nanmax(np.abs(whole - states)) > 0.1
+    monkeypatch.setattr("xr_daisi.column_update.COLUMNS", 10)
+    np.testing.assert_allclose(update(states), whole, rtol=1e-12)
 
 
 def test_weights_that_hold_everywhere_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
