@@ -17,8 +17,8 @@ the same flat of an operator know nothing of what lies beyond. a leaves the upda
 information of the observations, of what they change log det of the covariance by; a share of the
 likelihood would not do, since a tenth of an accurate observation says nearly as much as the whole
 of it. The fraction follows from what such an update turns out to be worth when it is tried on the
-members themselves, see `xr_daisi.efficiency`. For linear observations and a large ensemble a is 1:
-the filter is exact there for any Gaussian forecast, and the flow is not.
+members themselves, see `xr_daisi.efficiency`, and from how far they are from Gaussian. For linear
+observations and a large Gaussian ensemble a is 1: the filter is exact there, and the flow is not.
 
 How far observations reach (`xr_daisi.reach`), the size of the forecast's perturbations and the
 inversion time (`xr_daisi.calibration`) follow from the ensemble and its innovations, so that
@@ -34,7 +34,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from xr_daisi.calibration import departure_from_linearity, innovation_inflation, inversion_time
+from xr_daisi.calibration import (
+    departure_from_linearity,
+    innovation_inflation,
+    inversion_time,
+    negentropy,
+)
 from xr_daisi.efficiency import efficiency, fraction_of_information
 from xr_daisi.ensemble_engine import EnsembleEngine
 from xr_daisi.ensemble_settings import EnsembleSettings
@@ -238,7 +243,9 @@ class Bridge:
         observed = self._observed(spec, observations, anomalies, most)
         reach = self._reach(normalised, spec, observed)
         delivered = efficiency(normalised, spec, observed, most, reach)
-        fraction = fraction_of_information(delivered, reach.determined / (len(normalised) - 1))
+        away = negentropy(np.nan_to_num(normalised))
+        noise = reach.determined / (len(normalised) - 1)
+        fraction = fraction_of_information(delivered, noise, away)
         a = observed.share_of_information(fraction, reach.radius, reach.vertical)
         return most * a, reach
 

@@ -54,6 +54,9 @@ DOUBT = 10.0
 WHOLE = 0.95
 """Fraction from which on observations are left to an update altogether."""
 
+SHAPELESS = 0.1
+"""Negentropy per variable, in nat, that halves the fraction."""
+
 USELESS, USEFUL = 0.05, 0.3
 """Efficiencies at which an update is left out, and from which on it is trusted."""
 
@@ -187,7 +190,7 @@ def _tried(
     return total
 
 
-def fraction_of_information(delivered: float, noise: float) -> float:
+def fraction_of_information(delivered: float, noise: float, away: float = 0.0) -> float:
     """Fraction of the information of observations that an ensemble update is trusted with.
 
     Parameters
@@ -197,6 +200,9 @@ def fraction_of_information(delivered: float, noise: float) -> float:
     noise : float
         Share q of the ensemble's degrees of freedom that observations determine: weights fitted by
         so few members are noisy, by the factor ``1 + q`` in variance.
+    away : float
+        Negentropy of the members, see `xr_daisi.calibration.negentropy`: an update by covariances
+        forgets the shape of their distribution, which the flow knows.
 
     Returns
     -------
@@ -209,7 +215,9 @@ def fraction_of_information(delivered: float, noise: float) -> float:
     1.0
     >>> [round(fraction_of_information(e, 0.25), 2) for e in (0.0, 0.1, 0.25, 0.3, 1.0)]
     [0.0, 0.16, 0.64, 0.8, 0.8]
+    >>> fraction_of_information(1.0, 0.0, away=0.1)
+    0.5
     """
     trusted = (delivered - USELESS) / (USEFUL - USELESS)
-    found = float(np.clip(trusted, 0.0, 1.0)) / (1.0 + noise)
+    found = float(np.clip(trusted, 0.0, 1.0)) / (1.0 + noise) / (1.0 + away / SHAPELESS)
     return 1.0 if found > WHOLE else found

@@ -12,7 +12,13 @@ import xarray as xr
 from closed_form import GaussianVelocity, kalman, normal, relative, selection, smooth_covariance
 
 import xr_daisi
-from xr_daisi.calibration import innovation_inflation, inversion_time, spread_of_noise
+from xr_daisi.calibration import (
+    Spectrum,
+    innovation_inflation,
+    inversion_time,
+    negentropy,
+    noise_of_spread,
+)
 from xr_daisi.ensemble_kalman import determined, global_update, regained, transform
 from xr_daisi.flow import LINEAR
 from xr_daisi.localization import Places, gaspari_cohn
@@ -116,13 +122,15 @@ def test_scalar_bridge_in_closed_form() -> None:
 # -- what is chosen --------------------------------------------------------------------------------
 
 
-def test_noise_is_as_large_as_the_spread() -> None:
+def test_noise_of_the_spread() -> None:
+    """In n directions, smaller than the spread by the fourth root of n."""
     white = members_of(torch.zeros(20, dtype=torch.float64), 0.25 * torch.eye(20).double())
-    assert spread_of_noise(white) == pytest.approx(0.5, rel=0.03)
-    assert inversion_time(white, LINEAR) == pytest.approx(1 / 1.5, rel=0.01)
+    noise = 0.5 / 20**0.25
+    assert noise_of_spread(white) == pytest.approx(noise, rel=0.05)
+    assert inversion_time(white, LINEAR) == pytest.approx(1 / (1 + noise), rel=0.01)
     # n errors that are one: the spread of their sum.
     single = white[:, :1] * np.ones(16)
-    assert spread_of_noise(single) == pytest.approx(0.5 * 4.0, rel=0.03)
+    assert noise_of_spread(single) == pytest.approx(0.5 * 4.0, rel=0.03)
     assert inversion_time(np.zeros((5, 3)), LINEAR) == 0.99
     assert inversion_time(white[:3], LINEAR) == 0.2
 
@@ -130,16 +138,55 @@ def test_noise_is_as_large_as_the_spread() -> None:
 def test_estimate_of_the_spread_is_unbiased_for_few_members() -> None:
     rng = np.random.default_rng(1)
     root = np.sqrt(np.array([4.0, 1.0, 1.0, 0.25]))
-    traces, squares = [], []
+    found = []
     for _ in range(4000):
         x = rng.standard_normal((6, 4)) * root
-        x -= x.mean(axis=0)
-        trace = float((x**2).sum()) / 5
-        traces.append(trace)
-        squares.append(spread_of_noise(x) ** 2 * trace)
-    # tr(C^2); negative estimates are cut, which biases it upwards a little
-    assert np.mean(squares) == pytest.approx(float((root**4).sum()), rel=0.03)
-    assert np.mean(traces) == pytest.approx(float((root**2).sum()), rel=0.02)
+        found.append(Spectrum.of(x - x.mean(axis=0)))
+    trace, square = np.mean(found, axis=0)
+    # Negative estimates of tr(C^2) are cut, which biases it upwards a little.
+    assert square == pytest.approx(float((root**4).sum()), rel=0.03)
+    assert trace == pytest.approx(float((root**2).sum()), rel=0.02)
+
+
+def test_negentropy_of_known_distributions() -> None:
+    rng = np.random.default_rng(3)
+    many = (20_000, 40)
+    assert negentropy(rng.choice([-1.0, 1.0], many)) == pytest.approx(4 / 48, rel=0.02)
+    assert negentropy(rng.exponential(size=many)) == pytest.approx(4 / 12 + 36 / 48, rel=0.1)
+    assert negentropy(rng.standard_normal(many)) < 1e-3
+    # A correlated field says as much of its shape as its few directions do; a constant one nothing.
+    assert negentropy(np.zeros((10, 5))) == 0.0
+
+
+def test_few_members_cannot_exclude_another_shape() -> None:
+    """What is added is about the standard error of the estimate, by many small ensembles."""
+    rng = np.random.default_rng(4)
+    # Of the skewness and kurtosis of ten Gaussian members, over 12 and 48.
+    chance = 6 * 8 / (11 * 13) / 12 + 24 * 10 * 8 * 7 / (11**2 * 13 * 15) / 48
+    above, added = [], []
+    for _ in range(3000):
+        x = rng.standard_normal((10, 4))
+        added.append(chance / math.sqrt(Spectrum.of(x - x.mean(axis=0)).directions))
+        above.append(negentropy(x) - added[-1])
+    assert min(above) > -1e-12
+    # No bias: half of the estimates or more are below what Gaussian members have by chance.
+    assert 0.5 < np.mean(np.array(above) < 1e-12) < 0.8
+    # The others are above it by as much as is added, in the mean square over both sides.
+    assert np.sqrt(np.mean(np.square(above))) == pytest.approx(np.mean(added), rel=0.5)
+
+
+def test_shape_of_the_forecast_decides_between_update_and_flow() -> None:
+    """Many members, linear observations: Gaussian ones are updated, two lobes left to the flow."""
+    forecast, obs = gaussian_case(0.3, 1.0, 0.5)
+    lobes = np.sign(np.random.default_rng(5).standard_normal((MEMBERS, N)))
+    two = forecast.copy(data={"u": forecast.u.mean("member").values + lobes})
+    shares = []
+    for case in (forecast, two):
+        analysis = xr_daisi.assimilate(case, obs, PRIOR, steps=2, progress=False)
+        (chosen,) = json.loads(analysis.attrs["daisi_chosen"]).values()
+        shares.append(chosen["bridge"])
+    assert shares[0] == 1.0
+    assert shares[1] < 0.5
 
 
 @pytest.mark.parametrize("true", [0.5, 1.0, 1.6])
