@@ -1,14 +1,15 @@
 r"""What an ensemble and its innovations say about the settings of an analysis, without any truth.
 
 * The *inversion time*: noise that the ensemble's spread can do with. A state with errors of
-  covariance C, in normalised units, is as uncertain as one seen at time t through noise of
-  deviation ``alpha(t) / beta(t)`` if ``C = (alpha / beta)^2 I``. The errors of a forecast are not
-  white. The mean of their eigenvalues, weighted by the variance that they carry, is
-  ``tr(C^2) / tr(C)``: noise for the strongest directions. Of ``n = tr(C)^2 / tr(C^2)`` directions
-  most are weaker, and what is known of them is lost on the way to noise and back, all the more as
-  a learned velocity is not exact. The variance of the noise is that mean over ``sqrt(n)``, so that
-  ``alpha(t) / beta(t) = tr(C^2)^(3/4) / tr(C)``. The root was found by experiment, as
-  `docs/calibration.md` tells.
+  variance ``s^2``, in one direction and in units of the prior's variance, is to the prior what it
+  is at time t, through noise of variance ``alpha(t)^2 / beta(t)^2``, if the precision of the noise
+  is that of the forecast less the prior's own: ``s^2 / (1 - s^2)``. The variance of the analysis is
+  then Kalman's, whatever is observed. Errors in many directions have eigenvalues. Their mean,
+  weighted by the variance that they carry, is ``tr(C^2) / tr(C)``: noise for the strongest of them.
+  Of ``n = tr(C)^2 / tr(C^2)`` directions most are weaker, and what is known of them is lost on the
+  way to noise and back, all the more as a learned velocity is not exact. The variance of the noise
+  is that mean over ``sqrt(n)`` and over 1 less the mean of ``s^2``. The root was found by
+  experiment, as `docs/calibration.md` tells.
 * The *inflation*: innovations ``d = y - mean H(x)`` have, in units of the errors, the expected
   square ``n + (1 + 1/M) tr(P)``, P being the forecast's covariance at the observations [1]_. How
   well M members know the size of P bounds what is believed of one set of innovations.
@@ -67,6 +68,9 @@ CHI2_MEDIAN = 0.4549
 MEDIAN = 2.7
 """Variance of an estimate of variance from the median of squares, over that from their mean."""
 
+VAGUE = 0.8
+"""Variance of a forecast over the prior's, from which on it is said to know nothing more."""
+
 STRONGEST = 2.0
 """Largest factor of the forecast's perturbations."""
 
@@ -100,24 +104,26 @@ class Spectrum(NamedTuple):
 
 
 def noise_of_spread(perturbations: Floats) -> float:
-    """Deviation of the noise that members are carried to, ``tr(C^2)^(3/4) / tr(C)``.
+    """Deviation of the noise that members are carried to.
 
     Parameters
     ----------
     perturbations : array, shape (M, ...)
-        Members minus their mean, normalised; M at least 3.
+        Members minus their mean, in units of the prior's standard deviation; M at least 3. Points
+        at which all agree do not count.
 
     Returns
     -------
     float
-        The spread itself for errors in one direction; less, by the fourth root of their number,
-        for n independent and equal ones.
+        Root of ``tr(C^2) / tr(C) / sqrt(n) / (1 - s^2)``, n being the number of directions and
+        ``s^2`` the mean variance, taken for `VAGUE` if it is more.
     """
     spectrum = Spectrum.of(perturbations)
     if spectrum.square == 0.0:
         return 0.0
     strongest = spectrum.square / spectrum.trace
-    return math.sqrt(strongest / math.sqrt(spectrum.directions))
+    vague = spectrum.trace / np.count_nonzero(perturbations.any(axis=0))
+    return math.sqrt(strongest / math.sqrt(spectrum.directions) / (1.0 - min(vague, VAGUE)))
 
 
 def inversion_time(states: Floats, interpolant: Interpolant) -> float:
