@@ -2,18 +2,20 @@
 
 For folders that `python -m examples.experiments.run sqg` filled::
 
-    python -m examples.experiments.calibration out-* --png calibration.png
+    python -m examples.experiments.calibration out-* --png calibration.png --spread spread.png
 
 A rank histogram counts where each observation falls among the members' counterparts, to which
 random errors of the observation's size are added: it is flat where the ensemble is calibrated. It
-is that of the background, of which the observation is independent.
+is that of the background, of which the observation is independent. Spread and error are those of
+the analysis at all grid points.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -23,11 +25,28 @@ import xarray as xr
 
 from xr_daisi.demo import spun_up_states
 from xr_daisi.named_operators import NAMED_OPERATORS
-from xr_daisi.systems import SQG, twin_experiment
+from xr_daisi.plotting import plot_spread_skill
+from xr_daisi.systems import SQG, TwinExperiment, twin_experiment
 
 from .sqg import EXPERIMENTS, WINDOW
 
 METHODS = ("daisi", "daisi-published", "letkf")
+
+
+def twin_of(experiment: str, seed: int, trajectory: int, cycles: int) -> TwinExperiment:
+    """Return truth and observations of a run."""
+    e = EXPERIMENTS[experiment]
+    return twin_experiment(
+        SQG(),
+        members=2,
+        cycles=cycles,
+        window=WINDOW,
+        operator=e.operator,
+        fraction=e.fraction,
+        obs_error=e.obs_error,
+        start=np.asarray(spun_up_states()[trajectory]),
+        seed=seed,
+    )
 
 
 def ranks(
@@ -54,17 +73,7 @@ def ranks(
     background = xr.open_zarr(store, group="background").theta
     e = EXPERIMENTS[experiment]
     cycles = background.sizes["time"]
-    twin = twin_experiment(
-        SQG(),
-        members=2,
-        cycles=cycles,
-        window=WINDOW,
-        operator=e.operator,
-        fraction=e.fraction,
-        obs_error=e.obs_error,
-        start=np.asarray(spun_up_states()[trajectory]),
-        seed=seed,
-    )
+    twin = twin_of(experiment, seed, trajectory, cycles)
     obs = twin.observations
     here = {d: obs[d] for d in ("level", "y", "x")}
     rng = np.random.default_rng(seed)
@@ -86,22 +95,26 @@ def outermost(counts: np.ndarray) -> float:
     return float(max(counts[0], counts[-1]) / counts.mean())
 
 
+def stores(folders: Sequence[Path]) -> Iterator[tuple[str, str, Path, int, int, int]]:
+    """Yield experiment, method, store, seed, trajectory and number of members of every run."""
+    for folder in folders:
+        for card in sorted((folder / "runs").glob("*.json")):
+            for experiment, method in itertools.product(EXPERIMENTS, METHODS):
+                start = f"{experiment}-{method}-"
+                if card.stem.startswith(start) and card.stem[len(start) :].isdigit():
+                    run = json.loads(card.read_text(encoding="utf-8"))
+                    seed = int(card.stem[len(start) :])
+                    store = card.with_suffix(".zarr")
+                    yield experiment, method, store, seed, run["trajectory"], run["members"]
+
+
 def draw(folders: Sequence[Path], png: Path) -> None:
     """Draw histograms of every experiment and method, pooled over folders."""
     pooled: dict[tuple[str, str], list[np.ndarray]] = {}
     members = 10
-    for folder in folders:
-        for card in sorted((folder / "runs").glob("*.json")):
-            for experiment in EXPERIMENTS:
-                for method in METHODS:
-                    start = f"{experiment}-{method}-"
-                    if not card.stem.startswith(start) or not card.stem[len(start) :].isdigit():
-                        continue
-                    configuration = json.loads(card.read_text(encoding="utf-8"))
-                    members = configuration["members"]
-                    seed, trajectory = int(card.stem[len(start) :]), configuration["trajectory"]
-                    one = ranks(card.with_suffix(".zarr"), experiment, seed, trajectory)
-                    pooled.setdefault((experiment, method), []).append(one)
+    for experiment, method, store, seed, trajectory, count in stores(folders):
+        one, members = ranks(store, experiment, seed, trajectory), count
+        pooled.setdefault((experiment, method), []).append(one)
     names = [e for e in EXPERIMENTS if any(key[0] == e for key in pooled)]
     figure, axes = plt.subplots(
         len(names), len(METHODS), figsize=(9.0, 2.0 * len(names)), sharex=True, squeeze=False
@@ -127,14 +140,43 @@ def draw(folders: Sequence[Path], png: Path) -> None:
     figure.savefig(png, dpi=110)
 
 
+def draw_spread(folders: Sequence[Path], png: Path) -> None:
+    """Draw the error of the analysis against its spread, of the first run of each method."""
+    found: dict[str, dict[str, xr.Dataset]] = {}
+    truths: dict[str, xr.Dataset] = {}
+    for experiment, method, store, seed, trajectory, _ in stores(folders):
+        analysis = xr.open_zarr(store, group="analysis")[["theta"]]
+        half = slice(analysis.sizes["time"] // 2, None)
+        if experiment not in truths:
+            twin = twin_of(experiment, seed, trajectory, analysis.sizes["time"])
+            truths[experiment] = twin.truth.isel(time=half)
+        found.setdefault(experiment, {}).setdefault(method, analysis.isel(time=half).load())
+    names = [e for e in EXPERIMENTS if e in found]
+    figure, axes = plt.subplots(1, len(names), figsize=(3.6 * len(names), 3.8), squeeze=False)
+    for ax, experiment in zip(axes[0], names, strict=True):
+        first, *others = (m for m in METHODS if m in found[experiment])
+        compare = {m: found[experiment][m] for m in others}
+        given = found[experiment][first], truths[experiment], "theta"
+        plot_spread_skill(*given, name=first, compare=compare, ax=ax)
+        ax.set_title(experiment, fontsize=10)
+        legend = ax.get_legend()
+        if legend and ax is not axes[0, 0]:
+            legend.remove()
+    figure.tight_layout()
+    figure.savefig(png, dpi=90)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("folders", type=Path, nargs="+")
-    parser.add_argument("--png", type=Path, required=True)
+    parser.add_argument("--png", type=Path, required=True, help="rank histograms")
+    parser.add_argument("--spread", type=Path, help="error against spread")
     arguments = parser.parse_args()
     draw(arguments.folders, arguments.png)
+    if arguments.spread:
+        draw_spread(arguments.folders, arguments.spread)
 
 
 if __name__ == "__main__":
