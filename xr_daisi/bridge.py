@@ -18,7 +18,8 @@ information of the observations, of what they change log det of the covariance b
 likelihood would not do, since a tenth of an accurate observation says nearly as much as the whole
 of it. The fraction follows from what such an update turns out to be worth when it is tried on the
 members themselves, see `xr_daisi.efficiency`, and from how far they are from Gaussian. For linear
-observations and a large Gaussian ensemble a is 1: the filter is exact there, and the flow is not.
+observations and some hundreds of Gaussian members a is 1: the filter is exact there, and the flow
+is not.
 
 How far observations reach (`xr_daisi.reach`), the size of the forecast's perturbations and the
 inversion time (`xr_daisi.calibration`) follow from the ensemble and its innovations, so that
@@ -223,7 +224,8 @@ class Bridge:
             prior = engine.prior
             normalization = of_trajectory(prior.normalization, prior.spec.channels, after.shape[1])
             x = normalization.normalize(after)
-            t_min = inversion_time(x, INTERPOLANTS[prior.interpolant])
+            times = after.shape[1] // prior.spec.channels
+            t_min = inversion_time(x, INTERPOLANTS[prior.interpolant], times)
         return Choice(float(t_min), plan.share, plan.reach, plan.inflation, plan.flow)
 
     def _share(
@@ -243,7 +245,7 @@ class Bridge:
         observed = self._observed(spec, observations, anomalies, most)
         reach = self._reach(normalised, spec, observed)
         delivered = efficiency(normalised, spec, observed, most, reach)
-        away = negentropy(np.nan_to_num(normalised))
+        away = negentropy(normalised)
         noise = reach.determined / (len(normalised) - 1)
         fraction = fraction_of_information(delivered, noise, away)
         a = observed.share_of_information(fraction, reach.radius, reach.vertical)

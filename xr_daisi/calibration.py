@@ -1,15 +1,15 @@
 r"""What an ensemble and its innovations say about the settings of an analysis, without any truth.
 
-* The *inversion time*: noise that the ensemble's spread can do with. A state with errors of
-  variance ``s^2``, in one direction and in units of the prior's variance, is to the prior what it
-  is at time t, through noise of variance ``alpha(t)^2 / beta(t)^2``, if the precision of the noise
-  is that of the forecast less the prior's own: ``s^2 / (1 - s^2)``. The variance of the analysis is
-  then Kalman's, whatever is observed. Errors in many directions have eigenvalues. Their mean,
-  weighted by the variance that they carry, is ``tr(C^2) / tr(C)``: noise for the strongest of them.
-  Of ``n = tr(C)^2 / tr(C^2)`` directions most are weaker, and what is known of them is lost on the
-  way to noise and back, all the more as a learned velocity is not exact. The variance of the noise
-  is that mean over ``sqrt(n)`` and over 1 less the mean of ``s^2``. The root was found by
-  experiment, as `docs/calibration.md` tells.
+* The *inversion time*: how much noise the ensemble's spread calls for. A state with errors of
+  variance ``s^2``, of one variable in units of the prior's variance, looks to the prior like a
+  state seen at time t, through noise of variance ``alpha(t)^2 / beta(t)^2``, if the precision of
+  the noise is that of the forecast less the prior's own: ``s^2 / (1 - s^2)``. For a Gaussian prior
+  the variance of the analysis is then Kalman's, for any linear observation. In many directions the
+  mean of the eigenvalues, weighted by the variance that they carry, is ``tr(C^2) / tr(C)``: noise
+  for the strongest of them. Of ``n = tr(C)^2 / tr(C^2)`` directions most are weaker, and what is
+  known of them is lost on the way to noise and back, all the more as a learned velocity is not
+  exact. The variance of the noise is that mean over ``sqrt(n)`` and over 1 less the mean of
+  ``s^2``. The root was found by experiment, as `docs/calibration.md` tells.
 * The *inflation*: innovations ``d = y - mean H(x)`` have, in units of the errors, the expected
   square ``n + (1 + 1/M) tr(P)``, P being the forecast's covariance at the observations [1]_. How
   well M members know the size of P bounds what is believed of one set of innovations.
@@ -52,6 +52,7 @@ __all__ = [
     "inversion_time",
     "negentropy",
     "noise_of_spread",
+    "perturbations_of",
 ]
 
 Floats = NDArray[np.float64]
@@ -69,7 +70,13 @@ MEDIAN = 2.7
 """Variance of an estimate of variance from the median of squares, over that from their mean."""
 
 VAGUE = 0.8
-"""Variance of a forecast over the prior's, from which on it is said to know nothing more."""
+"""Largest ratio of the forecast's variance to the prior's that enters the noise."""
+
+OTHER = 0.5
+"""Largest negentropy of a point: what heavy tails make of its formula has no meaning."""
+
+SOME = 20_000
+"""Points that the negentropy is estimated from, at most."""
 
 STRONGEST = 2.0
 """Largest factor of the forecast's perturbations."""
@@ -95,12 +102,14 @@ class Spectrum(NamedTuple):
         gram = (x @ x.T if len(x) <= x.shape[1] else x.T @ x) / free
         trace = float(np.trace(gram))
         square = float((gram**2).sum()) - trace**2 / free
-        return cls(trace, max(square, 0.0) * free**2 / ((free - 1) * (free + 2)))
+        square *= free**2 / ((free - 1) * (free + 2))
+        varying = max(int(np.count_nonzero(x.any(axis=0))), 1)
+        return cls(trace, max(square, trace**2 / varying))  # points are directions at most
 
     @property
     def directions(self) -> float:
-        """How many of equal variance would have the same traces, at least 1; maybe infinite."""
-        return max(self.trace**2 / self.square, 1.0) if self.square else math.inf
+        """How many of equal variance would have the same traces, at least 1."""
+        return max(self.trace**2 / self.square, 1.0) if self.square else 1.0
 
 
 def noise_of_spread(perturbations: Floats) -> float:
@@ -126,15 +135,18 @@ def noise_of_spread(perturbations: Floats) -> float:
     return math.sqrt(strongest / math.sqrt(spectrum.directions) / (1.0 - min(vague, VAGUE)))
 
 
-def inversion_time(states: Floats, interpolant: Interpolant) -> float:
+def inversion_time(states: Floats, interpolant: Interpolant, times: int = 1) -> float:
     """Choose how far members are carried towards noise.
 
     Parameters
     ----------
-    states : array, shape (M, ...)
+    states : array, shape (M, channel, ...)
         Normalised members; NaN in holes.
     interpolant : Interpolant
         Schedule of the prior.
+    times : int
+        How many states are stacked along the channels. Each has its own noise, of the same size:
+        the mean of what they call for.
 
     Returns
     -------
@@ -144,7 +156,8 @@ def inversion_time(states: Floats, interpolant: Interpolant) -> float:
     """
     if len(states) < FEWEST:
         return T_MIN
-    wanted = noise_of_spread(np.nan_to_num(states - states.mean(axis=0)))
+    parts = np.split(perturbations_of(states), times, axis=1)
+    wanted = sum(noise_of_spread(part) for part in parts) / times
     low, high = 0.0, 0.99
     for _ in range(40):  # alpha / beta falls
         middle = 0.5 * (low + high)
@@ -153,6 +166,13 @@ def inversion_time(states: Floats, interpolant: Interpolant) -> float:
         else:
             high = middle
     return high
+
+
+def perturbations_of(states: Floats) -> Floats:
+    """Return members minus their mean, 0 in holes, and exactly 0 where all agree."""
+    x = states - states[:1]
+    found: Floats = np.nan_to_num(x - x.mean(axis=0))
+    return found
 
 
 def innovation_inflation(anomalies: Tensor, departures: Tensor) -> float:
@@ -179,8 +199,10 @@ def innovation_inflation(anomalies: Tensor, departures: Tensor) -> float:
     """
     members, n = anomalies.shape
     free = members - 1
+    if members < FEWEST or n == 0:
+        return 1.0
     trace, square = Spectrum.of(anomalies.double().cpu().numpy())
-    if members < FEWEST or trace <= 0.0:
+    if trace <= 0.0:
         return 1.0
     variances = anomalies.square().sum(dim=0) / free * (1.0 + 1.0 / members)
     squares = departures.square()
@@ -233,37 +255,40 @@ def departure_from_linearity(batch: ObservationBatch, states: Floats) -> Floats:
 def negentropy(states: Floats) -> float:
     """How far members are from Gaussian, or may be for all that so few of them can say.
 
-    The negentropy of a variable of skewness s and excess kurtosis k is about ``s^2 / 12 + k^2 /
+    The negentropy of a variable of skewness g and excess kurtosis k is about ``g^2 / 12 + k^2 /
     48`` (Jones and Sibson 1987). Its mean over points, weighted by their variance, is corrected for
-    what Gaussian members have by chance. That chance is as large as itself in one direction, and
-    its mean over n independent ones smaller by ``sqrt(n)``. One such standard error is added: a few
+    what Gaussian members have by chance. In one direction the standard error of this is about as
+    large as the correction; over n independent ones it falls by ``sqrt(n)``. It is added: a few
     members in few directions may come from lobes that they do not show.
 
     Parameters
     ----------
-    states : array, shape (M, ...)
-        Normalised members, finite, M at least `FEWEST`.
+    states : array, shape (M, channel, ...)
+        Normalised members, M at least `FEWEST`; NaN in holes. Of many points, `SOME` are taken.
 
     Returns
     -------
     float
-        Per variable, in nat. 0.08 for two points, 1 for an exponential variable; about 0.02 for 10
-        Gaussian members in three directions, 0.002 in 300.
+        Per variable, in nat: 0.08 for lobes of one point each, `OTHER` at most. In the mean about
+        0.04 for 10 Gaussian members in three directions, 0.004 in 300.
     """
     m = float(len(states))
     x = states.reshape(len(states), -1)
-    x = x - x.mean(axis=0)
-    squares = x**2
-    variance = squares.mean(axis=0)
+    if x.shape[1] > SOME:
+        x = x[:, np.random.default_rng(0).choice(x.shape[1], SOME, replace=False)]
+    x = perturbations_of(x.astype(float))
+    variance = np.square(x).mean(axis=0)
     varies = variance > 0.0
     if not varies.any():
         return 0.0
-    x, squares, variance = x[:, varies], squares[:, varies], variance[varies]
-    skewness = (squares * x).mean(axis=0) / variance**1.5
-    kurtosis = (squares**2).mean(axis=0) / variance**2 - 3.0 + 6.0 / (m + 1.0)
-    found = float(np.average(skewness**2 / 12.0 + kurtosis**2 / 48.0, weights=variance))
+    x, variance = x[:, varies], variance[varies]
+    cubes = (x / np.sqrt(variance)) ** 3
+    skewness = cubes.mean(axis=0)
+    kurtosis = (cubes * x / np.sqrt(variance)).mean(axis=0) - 3.0 + 6.0 / (m + 1.0)
+    of_points = np.minimum(skewness**2 / 12.0 + kurtosis**2 / 48.0, OTHER)
     # Of Gaussian members (Fisher 1930): variances of both, and the mean kurtosis -6 / (m + 1).
     of_skewness = 6.0 * (m - 2.0) / ((m + 1.0) * (m + 3.0))
     of_kurtosis = 24.0 * m * (m - 2.0) * (m - 3.0) / ((m + 1.0) ** 2 * (m + 3.0) * (m + 5.0))
     chance = of_skewness / 12.0 + of_kurtosis / 48.0
-    return max(found - chance, 0.0) + chance / math.sqrt(Spectrum.of(x).directions)
+    found = float(np.average(of_points, weights=variance)) - chance
+    return max(found, 0.0) + chance / math.sqrt(Spectrum.of(x).directions)

@@ -127,13 +127,16 @@ def test_noise_of_the_spread() -> None:
     noise = 0.5 / 20**0.25 / math.sqrt(1 - 0.25)
     assert noise_of_spread(white) == pytest.approx(noise, rel=0.05)
     assert inversion_time(white, LINEAR) == pytest.approx(1 / (1 + noise), rel=0.02)
-    # n errors that are one: the spread of their sum, however many points there are.
+    # n errors that are one: the spread of their sum.
     for points in (16, 64):
         single = 0.1 * white[:, :1] * np.ones(points) * math.sqrt(16 / points)
         assert noise_of_spread(single) == pytest.approx(0.05 * 4.0, rel=0.03)
-    # Points at which members agree, as in holes, change nothing.
-    holes = np.concatenate([white, np.zeros_like(white)], axis=1)
-    assert noise_of_spread(holes) == pytest.approx(noise_of_spread(white))
+    # Points at which members agree, as where it is dry, and holes change nothing.
+    for value in (0.1, np.nan):
+        others = np.concatenate([white, np.full_like(white, value)], axis=1)
+        assert inversion_time(others, LINEAR) == pytest.approx(inversion_time(white, LINEAR))
+    # Nor do other times that are analysed together.
+    assert inversion_time(np.tile(white, (1, 3)), LINEAR, 3) == inversion_time(white, LINEAR)
     assert inversion_time(np.zeros((5, 3)), LINEAR) == 0.99
     assert inversion_time(white[:3], LINEAR) == 0.2
     assert 0.0 < inversion_time(100.0 * white, LINEAR) < 0.05
@@ -174,7 +177,6 @@ def test_estimate_of_the_spread_is_unbiased_for_few_members() -> None:
         x = rng.standard_normal((6, 4)) * root
         found.append(Spectrum.of(x - x.mean(axis=0)))
     trace, square = np.mean(found, axis=0)
-    # Negative estimates of tr(C^2) are cut, which biases it upwards a little.
     assert square == pytest.approx(float((root**4).sum()), rel=0.03)
     assert trace == pytest.approx(float((root**2).sum()), rel=0.02)
 
@@ -183,10 +185,26 @@ def test_negentropy_of_known_distributions() -> None:
     rng = np.random.default_rng(3)
     many = (20_000, 40)
     assert negentropy(rng.choice([-1.0, 1.0], many)) == pytest.approx(4 / 48, rel=0.02)
-    assert negentropy(rng.exponential(size=many)) == pytest.approx(4 / 12 + 36 / 48, rel=0.1)
+    assert negentropy(rng.uniform(size=many)) == pytest.approx(1.2**2 / 48, rel=0.02)
+    assert negentropy(rng.gamma(16.0, size=many)) == pytest.approx(
+        0.5**2 / 12 + 0.375**2 / 48, rel=0.1
+    )
+    assert negentropy(rng.exponential(size=many)) == pytest.approx(0.5, rel=0.01)  # the most
     assert negentropy(rng.standard_normal(many)) < 1e-3
-    # A correlated field says as much of its shape as its few directions do; a constant one nothing.
-    assert negentropy(np.zeros((10, 5))) == 0.0
+    few = rng.standard_normal((10, 5))
+    for scale in (1e-30, 1e30):
+        assert negentropy(scale * few) == pytest.approx(negentropy(few))
+    assert negentropy(np.full((10, 5), 0.1)) == 0.0
+
+
+def test_negentropy_of_a_large_field() -> None:
+    """From some of its points; holes say nothing, and one direction about as little as a point."""
+    rng = np.random.default_rng(8)
+    large = rng.choice([-1.0, 1.0], (200, 2, 30_000))
+    large[:, 1, :1000] = np.nan
+    assert negentropy(large) == pytest.approx(4 / 48, rel=0.1)
+    one = rng.standard_normal((10, 1))
+    assert negentropy(one * np.ones(500)) == pytest.approx(negentropy(one), rel=0.15)
 
 
 def test_few_members_cannot_exclude_another_shape() -> None:
