@@ -58,9 +58,9 @@ HOURS = 3.0
 """Between analyses."""
 
 COLD_START: dict[str, float] = {"t_min": 0.25}
-"""Settings of the demo, beside those of the card. Its first forecast saw no observation for days:
-the prior knows more than such members, who have to go far to forget their errors. Chosen on
-trajectory 1, as the published method asks for."""
+"""Settings of all analyses of the demo, beside those of the card: the published method. The first
+forecast saw no observation for days, and the prior knows more than its members, who have to go far
+to forget their errors. Chosen on trajectory 1."""
 
 LEAD_DAYS = 4.0
 """Without observations before the first analysis: long enough for large errors."""
