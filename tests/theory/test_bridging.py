@@ -125,8 +125,8 @@ def test_scalar_bridge_in_closed_form() -> None:
 def test_noise_of_the_spread() -> None:
     white = members_of(torch.zeros(20, dtype=torch.float64), 0.25 * torch.eye(20).double())
     noise = 0.5 / 20**0.25 / math.sqrt(1 - 0.25)
-    assert noise_of_spread(white) == pytest.approx(noise, rel=0.05)
-    assert inversion_time(white, LINEAR) == pytest.approx(1 / (1 + noise), rel=0.02)
+    assert noise_of_spread(white) == pytest.approx(noise, rel=0.01)
+    assert inversion_time(white, LINEAR) == pytest.approx(1 / (1 + noise), rel=0.01)
     # n errors that are one: the spread of their sum.
     for points in (16, 64):
         single = 0.1 * white[:, :1] * np.ones(points) * math.sqrt(16 / points)
