@@ -141,8 +141,6 @@ def test_settings_are_the_published_ones() -> None:
         "t_min": "auto",
         "bridge": "auto",
         "steps": 10,
-        "noise": 0.03,
-        "inverse_noise": 0.03,
     }
     chosen = keywords("daisi-tuned", EXPERIMENTS["noisy"], 10)
     assert (chosen["steps"], chosen["solver"], chosen["guidance"]) == (10, "adams", "mmps")

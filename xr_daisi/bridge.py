@@ -21,9 +21,9 @@ members themselves, see `xr_daisi.efficiency`, and from how far they are from Ga
 observations and some hundreds of Gaussian members a is 1: the filter is exact there, and the flow
 is not.
 
-How far observations reach (`xr_daisi.reach`), the size of the forecast's perturbations and the
-inversion time (`xr_daisi.calibration`) follow from the ensemble and its innovations, so that
-nothing has to be tuned.
+How far observations reach (`xr_daisi.reach`), the size of the forecast's perturbations
+(`xr_daisi.calibration`) and the inversion time (`xr_daisi.denoising`) follow from the ensemble, its
+innovations and the prior, so that nothing has to be tuned.
 """
 
 from __future__ import annotations
@@ -38,18 +38,17 @@ from numpy.typing import NDArray
 from xr_daisi.calibration import (
     departure_from_linearity,
     innovation_inflation,
-    inversion_time,
     negentropy,
 )
+from xr_daisi.denoising import inversion_time
 from xr_daisi.efficiency import efficiency, fraction_of_information
 from xr_daisi.ensemble_engine import EnsembleEngine
 from xr_daisi.ensemble_settings import EnsembleSettings
 from xr_daisi.holes import fill_with_means
-from xr_daisi.interpolant import INTERPOLANTS
 from xr_daisi.localization import Places
 from xr_daisi.observed_ensemble import ObservedEnsemble, observe_ensemble, places_of
 from xr_daisi.reach import ObservedPlaces, Reach, choose_reach
-from xr_daisi.settings import AUTO
+from xr_daisi.settings import AUTO, T_MIN
 from xr_daisi.trajectories import of_trajectory
 
 if TYPE_CHECKING:
@@ -84,7 +83,7 @@ class Choice:
     Parameters
     ----------
     t_min : float
-        Inversion time.
+        Inversion time; without meaning where no flow follows.
     share : float
         Of the likelihood for the ensemble update, mean over observations.
     reach : Reach
@@ -103,7 +102,8 @@ class Choice:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types, for the attributes of an analysis."""
-        found: dict[str, Any] = {"t_min": round(self.t_min, 3), "bridge": round(self.share, 3)}
+        found: dict[str, Any] = {"t_min": round(self.t_min, 3)} if self.flow else {}
+        found["bridge"] = round(self.share, 3)
         if self.share == 0.0:
             return found
         if self.reach.radius is not None:
@@ -213,7 +213,7 @@ class Bridge:
         Parameters
         ----------
         engine : Engine
-            Of the flow.
+            Of the flow, for as many times as are stacked.
         after : ndarray
             Physical members ``(member, channel, *space)`` after the update; NaN in holes.
         plan : BridgePlan
@@ -221,11 +221,7 @@ class Bridge:
         """
         t_min = self.t_min
         if t_min == AUTO:
-            prior = engine.prior
-            normalization = of_trajectory(prior.normalization, prior.spec.channels, after.shape[1])
-            x = normalization.normalize(after)
-            times = after.shape[1] // prior.spec.channels
-            t_min = inversion_time(x, INTERPOLANTS[prior.interpolant], times)
+            t_min = inversion_time(engine, after) if plan.flow else T_MIN
         return Choice(float(t_min), plan.share, plan.reach, plan.inflation, plan.flow)
 
     def _share(

@@ -1,15 +1,5 @@
 r"""What an ensemble and its innovations say about the settings of an analysis, without any truth.
 
-* The *inversion time*: how much noise the ensemble's spread calls for. A state with errors of
-  variance ``s^2``, of one variable in units of the prior's variance, looks to the prior like a
-  state seen at time t, through noise of variance ``alpha(t)^2 / beta(t)^2``, if the precision of
-  the noise is that of the forecast less the prior's own: ``s^2 / (1 - s^2)``. For a Gaussian prior
-  the variance of the analysis is then Kalman's, for any linear observation. In many directions the
-  mean of the eigenvalues, weighted by the variance that they carry, is ``tr(C^2) / tr(C)``: noise
-  for the strongest of them. Of ``n = tr(C)^2 / tr(C^2)`` directions most are weaker, and what is
-  known of them is lost on the way to noise and back, all the more as a learned velocity is not
-  exact. The variance of the noise is that mean over ``sqrt(n)`` and over 1 less the mean of
-  ``s^2``. The root was found by experiment, as `docs/calibration.md` tells.
 * The *inflation*: innovations ``d = y - mean H(x)`` have, in units of the errors, the expected
   square ``n + (1 + 1/M) tr(P)``, P being the forecast's covariance at the observations [1]_. How
   well M members know the size of P bounds what is believed of one set of innovations.
@@ -39,19 +29,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xr_daisi.observed_ensemble import errors_of
-from xr_daisi.settings import T_MIN
 
 if TYPE_CHECKING:
-    from xr_daisi.interpolant import Interpolant
     from xr_daisi.observation_batch import ObservationBatch
 
 __all__ = [
     "FEWEST",
     "departure_from_linearity",
     "innovation_inflation",
-    "inversion_time",
     "negentropy",
-    "noise_of_spread",
     "perturbations_of",
 ]
 
@@ -68,9 +54,6 @@ CHI2_MEDIAN = 0.4549
 
 MEDIAN = 2.7
 """Variance of an estimate of variance from the median of squares, over that from their mean."""
-
-VAGUE = 0.8
-"""Largest ratio of the forecast's variance to the prior's that enters the noise."""
 
 OTHER = 0.5
 """Largest negentropy of a point: what heavy tails make of its formula has no meaning."""
@@ -110,62 +93,6 @@ class Spectrum(NamedTuple):
     def directions(self) -> float:
         """How many of equal variance would have the same traces, at least 1."""
         return max(self.trace**2 / self.square, 1.0) if self.square else 1.0
-
-
-def noise_of_spread(perturbations: Floats) -> float:
-    """Deviation of the noise that members are carried to.
-
-    Parameters
-    ----------
-    perturbations : array, shape (M, ...)
-        Members minus their mean, in units of the prior's standard deviation; M at least 3. Points
-        at which all agree do not count.
-
-    Returns
-    -------
-    float
-        Root of ``tr(C^2) / tr(C) / sqrt(n) / (1 - s^2)``, n being the number of directions and
-        ``s^2`` the mean variance, taken for `VAGUE` if it is more.
-    """
-    spectrum = Spectrum.of(perturbations)
-    if spectrum.square == 0.0:
-        return 0.0
-    strongest = spectrum.square / spectrum.trace
-    vague = spectrum.trace / np.count_nonzero(perturbations.any(axis=0))
-    return math.sqrt(strongest / math.sqrt(spectrum.directions) / (1.0 - min(vague, VAGUE)))
-
-
-def inversion_time(states: Floats, interpolant: Interpolant, times: int = 1) -> float:
-    """Choose how far members are carried towards noise.
-
-    Parameters
-    ----------
-    states : array, shape (M, channel, ...)
-        Normalised members; NaN in holes.
-    interpolant : Interpolant
-        Schedule of the prior.
-    times : int
-        How many states are stacked along the channels. Each has its own noise, of the same size:
-        the mean of what they call for.
-
-    Returns
-    -------
-    float
-        Time of `noise_of_spread`, 1 over 1 plus it for the linear schedule; `T_MIN` for less than
-        `FEWEST` members. At most 0.99, for members that agree.
-    """
-    if len(states) < FEWEST:
-        return T_MIN
-    parts = np.split(perturbations_of(states), times, axis=1)
-    wanted = sum(noise_of_spread(part) for part in parts) / times
-    low, high = 0.0, 0.99
-    for _ in range(40):  # alpha / beta falls
-        middle = 0.5 * (low + high)
-        if interpolant.alpha(middle) > wanted * interpolant.beta(middle):
-            low = middle
-        else:
-            high = middle
-    return high
 
 
 def perturbations_of(states: Floats) -> Floats:

@@ -141,7 +141,7 @@ class Engine:
         """
         s = self.settings
         holes = holes_of(states[0])
-        device, flow = self._flow(holes)
+        device, flow = self.flow_past(holes)
         tensors = observations.to_tensors(self.normalization, device, self.solver_dtype)
         guided = GuidedFlow(
             flow,
@@ -153,7 +153,7 @@ class Engine:
         )
         inverse_steps, guided_steps = s.step_counts
         out = np.empty(states.shape)
-        batches = self._batches(states, holes, time, first_member)
+        batches = self.batches_of(states, holes, time, first_member)
         for part, x, source in batches:
             with batches.attempt():
                 check_observed(tensors.observe(x), time)
@@ -212,9 +212,9 @@ class Engine:
         """
         s = self.settings
         holes = holes_of(states[0])
-        _, flow = self._flow(holes)
+        _, flow = self.flow_past(holes)
         out = np.empty(states.shape)
-        batches = self._batches(states, holes, time, first_member)
+        batches = self.batches_of(states, holes, time, first_member)
         for part, x, source in batches:
             with batches.attempt():
                 z = invert(
@@ -257,10 +257,10 @@ class Engine:
         """
         s = self.settings
         holes = holes_of(states[0])
-        _, flow = self._flow(holes)
+        _, flow = self.flow_past(holes)
         out = np.empty(states.shape)
         inverse, guided = s.step_counts
-        batches = self._batches(states, holes, time, 0)
+        batches = self.batches_of(states, holes, time, 0)
         for part, x, source in batches:
             with batches.attempt():
                 how: dict[str, Any] = {"t_min": s.start, "solver": s.solver, "source": source}
@@ -294,7 +294,7 @@ class Engine:
         s = self.settings
         shape = self.prior.spec.shape
         holes = self.prior.holes
-        device, flow = self._flow(holes)
+        device, flow = self.flow_past(holes)
         keep = self._keep(holes)
         out = np.empty((members, *shape))
         batches = self._in_batches(members, shape, lambda part: part)
@@ -331,9 +331,10 @@ class Engine:
         dtype = resolve_dtype(self.dtype)
         return torch.float32 if dtype == torch.bfloat16 else dtype
 
-    def _batches(
+    def batches_of(
         self, states: np.ndarray, holes: NDArray[np.bool_] | None, time: str, first_member: int
     ) -> Batches[tuple[slice, Tensor, NoiseSource]]:
+        """Batches of physical members: which, normalised with holes filled, and their noise."""
         device = resolve_device(self.device)
         keep = self._keep(holes)
 
@@ -359,7 +360,7 @@ class Engine:
             limits=(self.prior.batch_limits, (str(device), self.dtype, shape)),
         )
 
-    def _flow(self, holes: NDArray[np.bool_] | None) -> tuple[torch.device, Flow]:
+    def flow_past(self, holes: NDArray[np.bool_] | None) -> tuple[torch.device, Flow]:
         """Device, and the flow on it, blind to holes."""
         device, flow = self.device_and_flow()
         keep = self._keep(holes)

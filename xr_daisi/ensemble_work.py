@@ -12,7 +12,7 @@ import numpy as np
 
 from xr_daisi.ensemble_engine import EnsembleEngine
 from xr_daisi.observation_extremes import refuse_extremes
-from xr_daisi.trajectories import trajectories
+from xr_daisi.trajectories import TrajectoryEngine, trajectories
 from xr_daisi.windows import Window
 
 if TYPE_CHECKING:
@@ -193,7 +193,10 @@ def finish_bridge(
         states = trajectories(work.physical(after[times]))
         if one.update is not None:
             work.stays_near(before[times], states, one.given, work.label(first_time, times))
-        choice = bridge.choice(cast("Engine", work.engine), states, one.bridge)
+        engine = cast("Engine", work.engine)
+        if len(times) > 1:
+            engine = TrajectoryEngine.of(engine, [work.label(first_time, [t]) for t in times])
+        choice = bridge.choice(engine, states, one.bridge)
         windows.append(Window(times, one.bridge.rest, choice, one.given))
     return windows
 

@@ -27,6 +27,7 @@ EXPERIMENT = "era5"
 OBS_ERROR = 0.5
 BACKGROUND = "background"
 FLOW_METHODS = ("daisi", "daisi-tuned", "daisi-published", "prior-only", "renoise")
+PUBLISHED_NOISE = 0.03
 METHODS = (BACKGROUND, *FLOW_METHODS, "letkf", "ensf", "oi")
 
 
@@ -50,6 +51,10 @@ def candidates(method: str, steps: int) -> list[dict[str, Any]]:
     solver: dict[str, Any] = {"steps": steps}
     if method == "daisi":
         return [{**solver, "t_min": "auto", "bridge": "auto"}]
+    if method in FLOW_METHODS:
+        solver["noise"] = PUBLISHED_NOISE
+    if method in ("daisi-published", "daisi-tuned"):
+        solver["inverse_noise"] = PUBLISHED_NOISE
     if method == "daisi-published":
         return [{**solver, "t_min": 0.3, "guidance_iterations": 1, "solver": "euler"}]
     if method in ("daisi-tuned", "renoise"):

@@ -43,7 +43,7 @@ class Experiment:
     settings: dict[str, Any]
 
 
-DAISI: dict[str, Any] = {"t_min": 0.3}
+DAISI: dict[str, Any] = {"t_min": 0.3, "noise": 0.03, "inverse_noise": 0.03}
 EXPERIMENTS = {
     "x": Experiment("identity", 2.0, DAISI),
     "abs": Experiment("abs", 2.0, DAISI),
@@ -126,7 +126,8 @@ def keywords(method: str, experiment: Experiment, steps: int | None) -> dict[str
     if method == "daisi-published":
         return {"method": "daisi", **experiment.settings, **counted}
     if method == "renoise":
-        return {"method": method, **experiment.settings, **counted}
+        chosen = {k: v for k, v in experiment.settings.items() if k != "inverse_noise"}
+        return {"method": method, **chosen, **counted}
     if method == "prior-only":
         return {"method": method, **counted}
     if method == "ensf":

@@ -128,11 +128,12 @@ def keywords(method: str, experiment: Experiment, steps: int | None) -> dict[str
     """
     if method not in METHODS:
         raise ValueError(f"--methods: found {method!r}, expected some of {', '.join(METHODS)}")
-    fixed = PUBLISHED | ({} if steps is None else {"steps": steps})
+    counted = {} if steps is None else {"steps": steps}
+    if method == "daisi":
+        return {"method": "daisi", "t_min": "auto", "bridge": "auto", **counted}
+    fixed = PUBLISHED | counted
     if method == "daisi-published":
         return {"method": "daisi", "steps": 100, **fixed, **experiment.published, "solver": "euler"}
-    if method == "daisi":
-        return {"method": "daisi", "t_min": "auto", "bridge": "auto", **fixed}
     flow = {**fixed, **experiment.chosen, "solver": "adams"}
     if method == "daisi-tuned":
         return {"method": "daisi", **flow}

@@ -15,12 +15,9 @@ import xr_daisi
 from xr_daisi.calibration import (
     Spectrum,
     innovation_inflation,
-    inversion_time,
     negentropy,
-    noise_of_spread,
 )
 from xr_daisi.ensemble_kalman import determined, global_update, regained, transform
-from xr_daisi.flow import LINEAR
 from xr_daisi.localization import Places, gaspari_cohn
 from xr_daisi.reach import ObservedPlaces, choose_reach, optimal_taper
 
@@ -120,53 +117,6 @@ def test_scalar_bridge_in_closed_form() -> None:
 
 
 # -- what is chosen --------------------------------------------------------------------------------
-
-
-def test_noise_of_the_spread() -> None:
-    white = members_of(torch.zeros(20, dtype=torch.float64), 0.25 * torch.eye(20).double())
-    noise = 0.5 / 20**0.25 / math.sqrt(1 - 0.25)
-    assert noise_of_spread(white) == pytest.approx(noise, rel=0.01)
-    assert inversion_time(white, LINEAR) == pytest.approx(1 / (1 + noise), rel=0.01)
-    # n errors that are one: the spread of their sum.
-    for points in (16, 64):
-        single = 0.1 * white[:, :1] * np.ones(points) * math.sqrt(16 / points)
-        assert noise_of_spread(single) == pytest.approx(0.05 * 4.0, rel=0.03)
-    # Points at which members agree, as where it is dry, and holes change nothing.
-    for value in (0.1, np.nan):
-        others = np.concatenate([white, np.full_like(white, value)], axis=1)
-        assert inversion_time(others, LINEAR) == pytest.approx(inversion_time(white, LINEAR))
-    # Nor do other times that are analysed together.
-    assert inversion_time(np.tile(white, (1, 3)), LINEAR, 3) == inversion_time(white, LINEAR)
-    assert inversion_time(np.zeros((5, 3)), LINEAR) == 0.99
-    assert inversion_time(white[:3], LINEAR) == 0.2
-    assert 0.0 < inversion_time(100.0 * white, LINEAR) < 0.05
-
-
-@pytest.mark.parametrize("spread", [0.2, 0.6, 0.85])
-@pytest.mark.parametrize("error", [0.1, 0.5, 2.0])
-def test_inversion_time_gives_the_variance_of_kalman(spread: float, error: float) -> None:
-    """In one direction, with the flow alone: for sharp and vague forecasts, any observation."""
-    one = torch.ones(1, 1, dtype=torch.float64)
-    template = xr.Dataset({"u": ("x", [0.0])}, coords={"x": [0.0]})
-    velocity = GaussianVelocity(torch.zeros(1, dtype=torch.float64), one)
-    prior = xr_daisi.FlowPrior.from_velocity(velocity, template)
-    states = members_of(torch.tensor([0.3], dtype=torch.float64), spread**2 * one, 400)
-    forecast = xr.Dataset({"u": (("member", "x"), states)}, coords={"x": [0.0]})
-    obs = xr.Dataset({"u": ("obs", [0.7]), "u_error": ("obs", [error])}, {"x": ("obs", [0.0])})
-    found = xr_daisi.assimilate(
-        forecast,
-        obs,
-        prior,
-        t_min="auto",
-        bridge=0.0,
-        dtype="float64",
-        steps=100,
-        noise=0.0,
-        inverse_noise=0.0,
-        progress=False,
-    )
-    expected = 1.0 / (spread**-2 + error**-2)
-    assert float(found.u.var(ddof=1)) == pytest.approx(expected, rel=0.02)
 
 
 def test_estimate_of_the_spread_is_unbiased_for_few_members() -> None:
