@@ -229,7 +229,9 @@ def _finish_task(
     planned: list[Planned],
     first_time: int,
 ) -> list[Window]:
-    return finish_bridge(shared.work, _joined(before), _joined(after), planned, first_time)
+    work = shared.work
+    with task_resources(resolve_device(work.engine.device), shared.tasks):
+        return finish_bridge(work, _joined(before), _joined(after), planned, first_time)
 
 
 def _joined(members: list[np.ndarray]) -> np.ndarray:
