@@ -76,9 +76,15 @@ def test_counts_come_true(settings: dict[str, Any]) -> None:
     plan = assimilate(FORECAST, obs, prior, dry_run=True, **keywords)
     assert (Counted.forwards, Counted.backwards) == (0, 0)
     assimilate(FORECAST, obs, prior, **keywords)
-    assert plan.forwards == Counted.forwards
+    searched = Counted.forwards - plan.forwards
     assert plan.backwards == Counted.backwards
     assert plan.times_with_observations == 2
+    if "t_min" in keywords:
+        assert searched == plan.searching == 0
+    else:  # of states of 30 values, as many as have 10 000
+        assert searched % 334 == 0
+        assert plan.searching == 2 * 8 * 334
+        assert searched == pytest.approx(plan.searching, rel=0.7)
 
 
 def test_what_it_says(raise_if_computes: Any) -> None:

@@ -38,7 +38,7 @@ from xr_daisi.settings import T_MIN
 if TYPE_CHECKING:
     from xr_daisi.engine import Engine
 
-__all__ = ["denoising_error", "inversion_time"]
+__all__ = ["PASSES", "denoised_states", "denoising_error", "inversion_time"]
 
 VALUES = 10_000
 """Values that an error is averaged over, at least, where `MOST` states hold so many."""
@@ -52,11 +52,19 @@ LOWEST, HIGHEST = 0.02, 0.99
 CLOSE = 2e-3
 """Error of the inversion time."""
 
+PASSES = 8
+"""Values of t that a search takes, about."""
+
 OWN = 0x1D
 """Beside the seed of the noise."""
 
 FARTHEST = 20.0
 """Logarithm of a ratio of variances beyond which they are not compared."""
+
+
+def denoised_states(values: int) -> int:
+    """Return how many states a search denoises at once that have so many values each."""
+    return min(max(-(-VALUES // max(values, 1)), FEWEST), MOST)
 
 
 def denoising_error(
@@ -123,8 +131,7 @@ def inversion_time(engine: Engine, states: np.ndarray) -> float:
     if not where.any():
         return HIGHEST
     variance = float(variances[where].mean())
-    count = int(np.clip(-(-VALUES // where.sum()), FEWEST, MOST))
-    some = states[np.arange(count) % members]
+    some = states[np.arange(denoised_states(int(where.sum()))) % members]
     # Not the numbers that a user with the same seed may have made the members of.
     noise = np.random.default_rng([engine.seed, OWN]).standard_normal(some.shape)
 

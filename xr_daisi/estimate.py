@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from xr_daisi.calibration import FEWEST
+from xr_daisi.denoising import PASSES, denoised_states
 from xr_daisi.devices import resolve_device
 from xr_daisi.ensemble_engine import EnsembleEngine
+from xr_daisi.settings import AUTO
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -43,8 +46,10 @@ class AnalysisPlan:
     observations : dict of str to int
         Number of values by what becomes of them.
     forwards, backwards : int
-        Network evaluations in all, counted per member; backwards at most, since a linear solver
-        that has converged stops.
+        Network evaluations of sampling in all, counted per member; backwards at most, since a
+        linear solver that has converged stops.
+    searching : int
+        Evaluations that choosing the inversion time takes besides, about.
     batch : int
         Members at once.
     device : str
@@ -65,6 +70,7 @@ class AnalysisPlan:
     observations: dict[str, int]
     forwards: int
     backwards: int
+    searching: int
     batch: int
     device: str
     lazy: bool
@@ -80,7 +86,8 @@ class AnalysisPlan:
     def seconds(self) -> float:
         """Estimate of the time on one process."""
         forward, backward, _ = self._measured
-        return (self.forwards * forward + self.backwards * backward) / self.batch
+        forwards = self.forwards + self.searching
+        return (forwards * forward + self.backwards * backward) / self.batch
 
     @property
     def memory_bytes(self) -> int:
@@ -108,7 +115,8 @@ class AnalysisPlan:
             (
                 "network evaluations",
                 f"{self.forwards:,} forward, {self.backwards:,} backward "
-                f"(per member; {self.batch} members at once)",
+                f"(per member; {self.batch} members at once)"
+                + (f", {self.searching:,} to choose t_min" if self.searching else ""),
             ),
             ("memory", f"about {_size(self.memory_bytes)}"),
             ("time", f"about {_duration(self.seconds)} on {self.device}, one process"),
@@ -199,9 +207,14 @@ def make_plan(
         Nothing is computed, and the network is not called.
     """
     usable = [int(n) if plan.is_lazy else len(plan.batch(i)) for i, n in enumerate(plan.candidates)]
+    searching = 0
     if isinstance(engine, EnsembleEngine):
         counts, batch = [(0, 0)] * len(usable), layout.members
     else:
+        chooses = engine.method == "daisi" and engine.settings.t_min == AUTO
+        if chooses and layout.members >= FEWEST:
+            states = denoised_states(int(np.prod(engine.prior.spec.shape)))
+            searching = PASSES * states * sum(n > 0 for n in usable)
         invert, batch = engine.method == "daisi", engine.batch_size
         counts = [evaluations(engine.settings, n, inverse=invert) for n in usable]
     lazy = any(v.chunks is not None for v in forecast[list(layout.names)].variables.values())
@@ -213,6 +226,7 @@ def make_plan(
         observations=plan.counts,
         forwards=layout.members * sum(forward for forward, _ in counts),
         backwards=layout.members * sum(backward for _, backward in counts),
+        searching=searching,
         batch=max(1, min(batch, layout.members)),
         device=str(resolve_device(engine.device)),
         lazy=lazy or plan.is_lazy,
