@@ -17,6 +17,7 @@ import itertools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -159,11 +160,13 @@ def draw_spread(folders: Sequence[Path], png: Path) -> None:
         given = found[experiment][first], truths[experiment], "theta"
         plot_spread_skill(*given, name=first, compare=compare, ax=ax)
         ax.set_title(experiment, fontsize=10)
-        legend = ax.get_legend()
-        if legend and ax is not axes[0, 0]:
-            legend.remove()
+        handles, texts = ax.get_legend_handles_labels()
+        ax.get_legend().remove()
     figure.tight_layout()
-    figure.savefig(png, dpi=90)
+    # Below the panels: in one of them it would cover the notes.
+    below: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.02)}
+    figure.legend(handles, texts, ncols=len(texts), frameon=False, **below)
+    figure.savefig(png, dpi=90, bbox_inches="tight")
 
 
 def main() -> None:
