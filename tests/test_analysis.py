@@ -393,23 +393,25 @@ def test_dtypes_of_the_network() -> None:
         return PRIOR.network(x, t)
 
     prior = FlowPrior.from_velocity(velocity, template(), mean=MEAN, std=STD)
-    single = analyse(prior=prior, dtype="float32", batch=3)
+    fixed: dict[str, Any] = {"t_min": 0.2, "bridge": "auto"}
+    single = analyse(prior=prior, dtype="float32", batch=3, **fixed)
     assert seen == {(torch.float32, torch.float32, (n,)) for n in (3, 1)}
     seen.clear()
-    double = analyse(prior=prior, dtype="float64", batch=4)
+    double = analyse(prior=prior, dtype="float64", batch=4, **fixed)
     assert seen == {(torch.float64, torch.float64, (4,))}
     np.testing.assert_allclose(single.t2m, double.t2m, atol=1e-2)
 
 
 def test_the_network_is_called_for_solver_and_guidance_alone() -> None:
-    prior = gaussian_prior()
-    analyse(FORECAST.isel(time=[0]), OBS.isel(time=[0]), prior, steps=(3, 4), time_tolerance="1h")
+    prior = gaussian_prior(t_min=0.2)  # "auto" looks for it with the network
+    given = FORECAST.isel(time=[0]), OBS.isel(time=[0]), prior
+    analyse(*given, bridge="auto", steps=(3, 4), time_tolerance="1h")
     assert prior.network.calls == 3 + 4
     prior.network.calls = 0
-    analyse(FORECAST.isel(time=[0]), OBS.isel(time=[0]), prior, steps=(3, 4), solver="heun")
+    analyse(*given, bridge="auto", steps=(3, 4), solver="heun")
     assert prior.network.calls == 2 * 3 + 2 * 4  # two a step
     prior.network.calls = 0
-    analyse(FORECAST.isel(time=[0]), OBS.isel(time=[0]), prior, solver="euler", batch=2, steps=3)
+    analyse(*given, bridge="auto", solver="euler", batch=2, steps=3)
     assert prior.network.calls == 2 * (3 + 3)
 
 

@@ -42,9 +42,9 @@ def small_prior(room: int, error: Exception | None = None) -> FlowPrior:
     "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError(CPU_ALLOCATOR)]
 )
 def test_the_batch_halves_and_the_result_is_the_same(error: Exception) -> None:
-    wanted = assimilate(FORECAST, OBS, gaussian_prior(), **QUICK)
+    wanted = assimilate(FORECAST, OBS, gaussian_prior(), **QUICK, t_min=0.2, bridge="auto")
     prior = small_prior(2, error)
-    found = assimilate(FORECAST, OBS, prior, **QUICK)
+    found = assimilate(FORECAST, OBS, prior, **QUICK, t_min=0.2, bridge="auto")
     xr.testing.assert_allclose(found.drop_attrs(), wanted.drop_attrs(), rtol=1e-12)
     # 7, 3, 1: found out once, then kept for the other times and calls
     assert [n for n in prior.network.sizes if n > 1] == [7, 3]

@@ -113,7 +113,7 @@ def test_dask_on_every_side() -> None:
 
 def test_a_lazy_analysis_is_computed_once() -> None:
     prior = gaussian_prior()
-    lazy = analyse(FORECAST.chunk(time=-1), OBS, prior)
+    lazy = analyse(FORECAST.chunk(time=-1), OBS, prior, t_min=0.2, bridge="auto")
     feedback(FORECAST, OBS, lazy)
     assert prior.network.calls == 3 * (4 + 4)
 
