@@ -43,7 +43,7 @@ TEST = np.arange("2019-03-24", "2019-04-01", np.timedelta64(12, "h"), dtype="dat
 STATIONS, WITHHELD = 50, 10
 NAMES = [f"S{number:02d}" for number in range(STATIONS)]
 STEPS = 10
-# The default, which chooses for itself, and the published method. A prior of 18 days is too sure of
+# The default, which chooses for itself, and the flow alone. A prior of 18 days is too sure of
 # itself: guidance without the help of the ensemble's covariances is too weak.
 CANDIDATES: list[dict[str, Any]] = [
     {"t_min": "auto"},

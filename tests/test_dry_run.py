@@ -83,7 +83,7 @@ def test_counts_come_true(settings: dict[str, Any]) -> None:
         assert searched == plan.searching == 0
     else:  # of states of 30 values, as many as have 10 000
         assert searched % 334 == 0
-        assert plan.searching == 2 * 8 * 334
+        assert plan.searching == 2 * 9 * 334
         assert searched == pytest.approx(plan.searching, rel=0.7)
 
 

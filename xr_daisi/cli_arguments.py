@@ -54,7 +54,7 @@ class Sampling:
     Attributes
     ----------
     t_min
-        Inversion time in [0, 1): near 1 keeps the forecast, 0 ignores it; auto: from its spread.
+        Inversion time in [0, 1): near 1 keeps the forecast, 0 ignores it; auto: by its spread.
     bridge
         Share of each observation that an ensemble Kalman update takes first: auto, or a number in
         [0, 1]; 0 is the published method, and the default where t_min is a number.

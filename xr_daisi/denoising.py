@@ -25,6 +25,7 @@ References
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,7 +53,7 @@ LOWEST, HIGHEST = 0.02, 0.99
 CLOSE, DIGITS = 5e-4, 3
 """Error of the inversion time before it is rounded, and its decimals."""
 
-PASSES = 8
+PASSES = 9
 """Values of t that a search takes, about."""
 
 OWN = 0x1D
@@ -126,15 +127,19 @@ def inversion_time(engine: Engine, states: np.ndarray) -> float:
     if members < FEWEST:
         return T_MIN
     x = engine.normalization.normalize(states.astype(float))
-    variances = (x - x[:1]).var(axis=0, ddof=1)  # exactly 0 where all agree
+    with np.errstate(over="ignore"):
+        variances = (x - x[:1]).var(axis=0, ddof=1)  # exactly 0 where all agree
     where = variances > 0.0  # false in holes
     if not where.any():
         return HIGHEST
     variance = float(variances[where].mean())
-    some = states[np.arange(denoised_states(int(where.sum()))) % members]
+    if not math.isfinite(variance):  # wrong beyond all bounds, as the analysis will say
+        return HIGHEST
+    some = states[np.arange(denoised_states(states[0].size)) % members]
     # The same for every seed, but not the numbers that a user may have made the members of.
     noise = np.random.default_rng([0, OWN]).standard_normal(some.shape)
 
+    @cache  # the ends are asked for twice
     def excess(t: float) -> float:
         error = denoising_error(engine, some, noise, t, where)
         ratio = max(error, math.exp(-FARTHEST) * variance) / variance

@@ -37,7 +37,7 @@ class Settings:
     ----------
     t_min : float or "auto"
         Inversion time in [0, 1): near 1 keeps the forecast, 0 ignores it (fresh noise);
-        ``"auto"`` chooses it from the spread, see `xr_daisi.calibration.inversion_time`.
+        ``"auto"`` chooses it, see `xr_daisi.denoising.inversion_time`.
     bridge : float, "auto" or None
         Share of each observation's likelihood that an ensemble Kalman update takes before the
         flow is guided by the rest, see `xr_daisi.bridge`: 0 is the published method. None is

@@ -12,7 +12,7 @@ import xarray as xr
 from closed_form import GaussianVelocity
 
 import xr_daisi
-from xr_daisi.denoising import denoising_error, inversion_time
+from xr_daisi.denoising import denoised_states, denoising_error, inversion_time
 from xr_daisi.engine import Engine
 from xr_daisi.settings import Settings
 from xr_daisi.trajectories import TrajectoryEngine
@@ -103,9 +103,15 @@ def test_ends() -> None:
     states = forecast(spectrum(1.0), 0.2 * spectrum(1.0), 20, 4)
     assert inversion_time(engine, np.full((5, 1, N), 0.1)) == 0.99  # all agree
     assert inversion_time(engine, 1e-6 * states) == 0.99
+    assert inversion_time(engine, 1e160 * states) == 0.99  # for the analysis to complain about
     assert inversion_time(engine, states[:3]) == 0.2  # too few to tell
     wide = 100.0 * (states - states.mean(axis=0))
     assert inversion_time(engine, wide) < 0.05  # knows less than the prior
+
+
+def test_how_many_states() -> None:
+    """Thousands of small ones, no more than the fewest of large ones."""
+    assert [denoised_states(n) for n in (1, 3, 30, 8192, 10**6)] == [4000, 3334, 334, 4, 4]
 
 
 def test_a_network_that_fails_at_some_times() -> None:
