@@ -40,7 +40,7 @@ def test_it_is_the_default_and_says_what_it_chose() -> None:
         assert 0.0 < one["t_min"] < 1.0
         assert 0.0 < one["bridge"] <= 1.0
         assert one["localization"] > 0.0
-        assert 0.5 <= one["inflation"] <= 2.0
+        assert 0.25 <= one["inflation"] <= 4.0
     settings = json.loads(WHOLE.attrs["daisi_settings"])
     assert (settings["t_min"], settings["bridge"]) == ("auto", "auto")
     again = assimilate(FORECAST, OBS, PRIOR, **{**QUICK, **settings})
@@ -239,10 +239,27 @@ def test_members_on_a_flat_of_an_operator_are_not_carried_anywhere() -> None:
     ds = xr.Dataset({"u": (("member", "x"), 0.2 * common - 6.0 + np.zeros(24))}, coords={"x": x})
     obs = xr.Dataset({"u": ("obs", np.full(6, 1.45)), "u_error": ("obs", np.full(6, 0.01))})
     obs = obs.assign_coords(x=("obs", x[::4]))
-    options = {**QUICK, "guidance": "none", "noise": 0.0, "inverse_noise": 0.0}
+    options = {**QUICK, "guidance": "none", "bridge": "auto", "noise": 0.0, "inverse_noise": 0.0}
     found = assimilate(ds, obs, prior, operator={"u": "arctan"}, **options)
     (chosen,) = json.loads(found.attrs["daisi_chosen"]).values()
     assert chosen["bridge"] < 1e-3
+    assert 1.1 < chosen["inflation"] < 3.5  # wrong, but by how much they do not say
     whole = assimilate(ds, obs, prior, operator={"u": "arctan"}, method="etkf")
     assert float(abs(whole.u - ds.u).max()) > 50.0  # which is what must not happen
     assert float(abs(found.u - ds.u).max()) < 5.0
+
+
+def test_forecast_that_is_plainly_wrong_is_spread_whoever_takes_the_observations(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where the update takes nothing: the members that go to the flow are farther apart."""
+    monkeypatch.setattr("xr_daisi.bridge.fraction_of_information", lambda *_: 0.0)
+    ds, near = FORECAST.isel(time=[0]), OBS.isel(time=[0])
+    found = [
+        json.loads(analyse(ds, near.assign(t2m=near.t2m + off)).attrs["daisi_chosen"])
+        for off in (0.0, 60.0)
+    ]
+    (right,), (wrong,) = (list(one.values()) for one in found)
+    assert right["bridge"] == wrong["bridge"] == 0.0
+    assert wrong["inflation"] > 1.5 > right["inflation"]
+    assert wrong["t_min"] < right["t_min"]

@@ -35,7 +35,7 @@ def twin(system: System, **options: Any) -> Any:
 @pytest.mark.parametrize("system", SYSTEMS, ids=lambda s: s.name)
 def test_everything_from_one_seed(system: System) -> None:
     one, same, other = twin(system), twin(system), twin(system, seed=2)
-    for name in ("truth", "observations", "initial"):
+    for name in ("truth", "observations", "guess", "initial"):
         xr.testing.assert_identical(getattr(one, name), getattr(same, name))
     assert not one.observations.equals(other.observations)
     assert not one.initial.equals(other.initial)
@@ -48,6 +48,27 @@ def test_more_continues_less(system: System) -> None:
     xr.testing.assert_identical(large.truth.isel(time=slice(3)), small.truth)
     xr.testing.assert_identical(large.observations.isel(time=slice(3)), small.observations)
     xr.testing.assert_identical(large.initial.isel(member=slice(4)), small.initial)
+
+
+@pytest.mark.parametrize("system", SYSTEMS, ids=lambda s: s.name)
+def test_initial_ensemble_is_noise_on_a_first_guess(system: System) -> None:
+    """The truth itself, or one as far from it as members are from the guess."""
+    around, like = (twin(system, members=40, centred=c) for c in (True, False))
+    truth = system.tensor(around.truth.isel(time=0))
+    assert torch.equal(system.tensor(around.guess), truth)
+    assert around.guess.attrs == around.truth.attrs
+    assert around.guess.sizes == around.truth.isel(time=0).sizes
+    wrong, spread = [], []
+    for seed in range(1 if truth.numel() > 100 else 100):
+        made = twin(system, members=40, centred=False, seed=seed, start=truth[0])
+        wrong.append(system.tensor(made.guess) - truth)
+        spread.append(system.tensor(made.initial).std(dim=0))
+    sd = torch.cat(wrong).square().mean().sqrt()
+    assert float(sd) == pytest.approx(system.initial_error, rel=0.2)
+    assert float(torch.stack(spread).mean()) == pytest.approx(system.initial_error, rel=0.1)
+    # The same noise on the one and on the other, whatever they are.
+    moved = system.tensor(like.initial) - system.tensor(like.guess)
+    torch.testing.assert_close(moved, system.tensor(around.initial) - truth, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("system", SYSTEMS, ids=lambda s: s.name)

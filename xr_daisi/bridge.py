@@ -36,8 +36,10 @@ import torch
 from numpy.typing import NDArray
 
 from xr_daisi.calibration import (
+    FEWEST,
     departure_from_linearity,
     innovation_inflation,
+    known_to,
     negentropy,
 )
 from xr_daisi.denoising import inversion_time
@@ -71,6 +73,9 @@ CURVED = 1e-9
 
 FARTHEST = 3.0
 """Standard deviations of a departure that an update with a non-linear operator may extrapolate."""
+
+LEAST = 1e-8
+"""Share that the update has at least where it is chosen, for its inflation of the spread."""
 
 WORTHLESS = 1e4
 """Factor of an error that leaves an observation without influence, within an average."""
@@ -195,11 +200,13 @@ class Bridge:
         update = None
         if self.share != 0.0:
             seen = observe_ensemble(observations, torch.from_numpy(filled), torch.float64, time)
-            inflation = innovation_inflation(seen.anomalies, seen.departures)
-            off = departure_from_linearity(observations, filled) if self.share == AUTO else None
+            off = departure_from_linearity(observations, filled)
             normalised = normalization.normalize(states)
-            most = None if off is None else _bearable(off, seen, inflation)
-            share, reach = self._share(observations, normalised, seen.anomalies, most, spec)
+            away = negentropy(normalised) if len(states) >= FEWEST else 0.0
+            known = known_to(len(states), away)
+            inflation = innovation_inflation(seen.anomalies, _credible(off, seen), known)
+            most = _bearable(off, seen, inflation) if self.share == AUTO else None
+            share, reach = self._share(observations, normalised, seen.anomalies, most, away, spec)
             own = scaled(observations, share)
             if len(own):
                 update = self._engine(engine, reach, inflation).column_update(filled, own, time)
@@ -230,6 +237,7 @@ class Bridge:
         normalised: Floats,
         anomalies: Tensor,
         most: Floats | None,
+        away: float,
         spec: StateSpec,
     ) -> tuple[Floats, Reach]:
         """Share of each observation, at most `most` where it is chosen, and how far they reach."""
@@ -241,11 +249,10 @@ class Bridge:
         observed = self._observed(spec, observations, anomalies, most)
         reach = self._reach(normalised, spec, observed)
         delivered = efficiency(normalised, spec, observed, most, reach)
-        away = negentropy(normalised)
         noise = reach.determined / (len(normalised) - 1)
         fraction = fraction_of_information(delivered, noise, away)
         a = observed.share_of_information(fraction, reach.radius, reach.vertical)
-        return most * a, reach
+        return most * max(a, LEAST), reach
 
     def _observed(
         self, spec: StateSpec, observations: ObservationBatch, anomalies: Tensor, share: Floats
@@ -303,6 +310,19 @@ def scaled(observations: ObservationBatch, share: Floats) -> ObservationBatch:
         return replace(observations, averaging=None).keep(kept)
     errors = observations.errors / np.sqrt(np.where(kept, share, 1.0))
     return replace(observations, errors=errors).keep(kept)
+
+
+def _credible(off: Floats, seen: ObservedEnsemble) -> Tensor:
+    """Departures, those of non-linear observations of `FARTHEST` standard deviations at most.
+
+    Members that are all on the same flat of an operator look certain of what is observed, and
+    departures may be of any size there: how far the state is off they do not say.
+    """
+    members = len(seen.anomalies)
+    spread = seen.anomalies.square().sum(dim=0) / (members - 1) * (1.0 + 1.0 / members)
+    most = FARTHEST * (1.0 + spread).sqrt()
+    curved = torch.from_numpy(off > CURVED)
+    return torch.where(curved, seen.departures.clamp(-most, most), seen.departures)
 
 
 def _bearable(off: Floats, seen: ObservedEnsemble, inflation: float) -> Floats:

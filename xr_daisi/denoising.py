@@ -44,6 +44,9 @@ __all__ = ["PASSES", "denoised_states", "denoising_error", "inversion_time"]
 VALUES = 10_000
 """Values that an error is averaged over, at least, where `MOST` states hold so many."""
 
+ENOUGH = 20
+"""Members of a large ensemble that stand for all, picked evenly."""
+
 MOST = 4_000
 """States that are denoised at once, at most."""
 
@@ -63,9 +66,15 @@ FARTHEST = 20.0
 """Logarithm of a ratio of variances beyond which they are not compared."""
 
 
-def denoised_states(values: int) -> int:
-    """Return how many states a search denoises at once that have so many values each."""
-    return min(max(-(-VALUES // max(values, 1)), FEWEST), MOST)
+def denoised_states(members: int, values: int) -> int:
+    """Return how many states a search denoises at once, of members of so many values each."""
+    return min(max(-(-VALUES // max(values, 1)), min(members, ENOUGH)), MOST)
+
+
+def picks(members: int, count: int) -> np.ndarray:
+    """Return `count` members, each as often as others; evenly over the ensemble if not all."""
+    numbers = np.arange(count)
+    return numbers % members if count >= members else numbers * members // count
 
 
 def denoising_error(
@@ -135,7 +144,7 @@ def inversion_time(engine: Engine, states: np.ndarray) -> float:
     variance = float(variances[where].mean())
     if not math.isfinite(variance):  # wrong beyond all bounds, as the analysis will say
         return HIGHEST
-    some = states[np.arange(denoised_states(states[0].size)) % members]
+    some = states[picks(members, denoised_states(members, states[0].size))]
     # The same for every seed, but not the numbers that a user may have made the members of.
     noise = np.random.default_rng([0, OWN]).standard_normal(some.shape)
 

@@ -213,7 +213,7 @@ def make_plan(
     else:
         chooses = engine.method == "daisi" and engine.settings.t_min == AUTO
         if chooses and layout.members >= FEWEST:
-            states = denoised_states(int(np.prod(engine.prior.spec.shape)))
+            states = denoised_states(layout.members, int(np.prod(engine.prior.spec.shape)))
             searching = PASSES * states * sum(n > 0 for n in usable)
         invert, batch = engine.method == "daisi", engine.batch_size
         counts = [evaluations(engine.settings, n, inverse=invert) for n in usable]

@@ -174,7 +174,7 @@ def reference(
     """Return the posterior of every cycle, ``(particle, 3)`` each, from the particle filter."""
     system = Lorenz63()
     rng = np.random.default_rng([seed, 5])
-    first = system.tensor(twin.truth.isel(time=0)).numpy()
+    first = system.tensor(twin.guess).numpy()
     start = first + system.initial_error * rng.standard_normal((particles, 3))
     filtering = ParticleFilter(torch.from_numpy(start), seed=seed)
     steps = system.steps(WINDOW)
@@ -261,6 +261,7 @@ def run_lorenz63(
             observed="x",
             operator=experiment.operator,
             obs_error=experiment.obs_error,
+            centred=False,
             seed=seed,
         )
         exact = reference(twin, experiment, particles=particles, seed=seed)

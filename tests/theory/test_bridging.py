@@ -14,7 +14,6 @@ from closed_form import GaussianVelocity, kalman, normal, relative, selection, s
 import xr_daisi
 from xr_daisi.calibration import (
     Spectrum,
-    innovation_inflation,
     negentropy,
 )
 from xr_daisi.ensemble_kalman import determined, global_update, regained, transform
@@ -186,26 +185,6 @@ def test_shape_of_the_forecast_decides_between_update_and_flow() -> None:
         shares.append(chosen["bridge"])
     assert shares[0] == 1.0
     assert shares[1] < 0.5
-
-
-@pytest.mark.parametrize("true", [0.5, 1.0, 1.6])
-def test_inflation_of_innovations(true: float) -> None:
-    """Many observations tell the factor; few do not, and a large ensemble is believed."""
-    rng = np.random.default_rng(2)
-    factor = rng.standard_normal((40, 600)) / math.sqrt(40)
-
-    def found(members: int, n: int) -> float:
-        values = []
-        for _ in range(40):
-            y = rng.standard_normal((members, 40)) @ factor[:, :n] * 2.0
-            d = true * rng.standard_normal(40) @ factor[:, :n] * 2.0 + rng.standard_normal(n)
-            x = torch.from_numpy(y - y.mean(axis=0))
-            values.append(innovation_inflation(x, torch.from_numpy(d - y.mean(axis=0))))
-        return float(np.mean(values))
-
-    assert found(10, 600) == pytest.approx(true, abs=0.05 + 0.5 * abs(true - 1.0))
-    assert abs(found(400, 600) - 1.0) < 0.1 * abs(true - 1.0) + 0.02
-    assert abs(found(10, 2) - 1.0) < 0.5 * abs(true - 1.0) + 0.05
 
 
 @pytest.mark.parametrize("error", [1.0, 2.0])

@@ -29,7 +29,7 @@ __all__ = ["TwinExperiment", "denoised", "observe", "twin_experiment"]
 
 OperatorLike = str | Callable[..., Any]
 
-PLACES, ERRORS, INITIAL = range(3)
+PLACES, ERRORS, INITIAL, GUESS = range(4)
 """Streams of random numbers of one seed: none depends on how much another draws."""
 
 SAME_UNITS = {"identity", "abs"}
@@ -47,8 +47,10 @@ class TwinExperiment:
     observations : xarray.Dataset
         Series at fixed stations, ``(time, station)``, with the standard deviation of the errors
         in ``<name>_error``.
+    guess : xarray.Dataset
+        First guess at the first analysis time: the truth, or the truth with white noise.
     initial : xarray.Dataset
-        Ensemble at the first analysis time: the truth with white noise.
+        Ensemble at that time: the first guess with white noise.
     operator : dict or None
         For the keyword `operator` of `xr_daisi.assimilate`.
     obs_error : dict of str to float
@@ -57,6 +59,7 @@ class TwinExperiment:
 
     truth: xr.Dataset
     observations: xr.Dataset
+    guess: xr.Dataset
     initial: xr.Dataset
     operator: dict[str, OperatorLike] | None
     obs_error: dict[str, float]
@@ -73,6 +76,7 @@ def twin_experiment(
     fraction: float = 1.0,
     obs_error: float | Mapping[str, float] = 1.0,
     initial_error: float | None = None,
+    centred: bool = True,
     start: Any = None,
     start_time: Any = "2000-01-01",
     seed: int = 0,
@@ -101,6 +105,10 @@ def twin_experiment(
     initial_error : float, optional
         Standard deviation of the white noise on the truth that makes the initial ensemble, in
         units of the state; the customary one of the system when None.
+    centred : bool
+        Whether its mean is the truth, but for chance: so it was published for `SQG`, and the first
+        forecasts are better than their spread. Otherwise the truth is like a member: both are
+        the same first guess with noise, and the spread is calibrated from the first analysis on.
     start : xarray.Dataset, Tensor or ndarray, optional
         The first true state; a spun-up one of this seed when None.
     start_time : str or datetime64
@@ -158,13 +166,19 @@ def twin_experiment(
     first = truth.isel(time=0)
     rng = np.random.default_rng([seed, INITIAL])
     state = system.tensor(first).cpu().numpy()
-    ensemble = state + noise * rng.standard_normal((members, *system.state_shape))
-    initial = system.label(ensemble.astype(state.dtype)).assign_coords(time=first.time)
+    wrong = np.random.default_rng([seed, GUESS]).standard_normal(system.state_shape)
+    guess = state if centred else state + noise * wrong
+    ensemble = guess + noise * rng.standard_normal((members, *system.state_shape))
+    about, initial = (
+        system.label(x.astype(state.dtype)).assign_coords(time=first.time).assign_attrs(truth.attrs)
+        for x in (guess, ensemble)
+    )
     names = _observed(observed, operator, system)
     return TwinExperiment(
         truth=truth,
         observations=observations,
-        initial=initial.assign_attrs(truth.attrs),
+        guess=about.isel(member=0, drop=True),
+        initial=initial,
         operator=_operators(operator, names),
         obs_error={name: float(observations[f"{name}_error"][0, 0]) for name in names},
     )
