@@ -607,4 +607,4 @@ def test_engine_batches() -> None:
     engine = Engine(PRIOR, Settings())
     assert engine.batch_size == (1 << 17) // 30
     assert Engine(PRIOR, Settings(), batch=3).batch_size == 3
-    assert math.isclose(Settings().noise, 0.01)
+    assert math.isclose(Settings().noise, 0.008)

@@ -186,7 +186,7 @@ def assimilate(
     solver : {"adams", "heun", "euler"}, optional
         Second order with one evaluation a step (the default) or two, or the published first order.
     noise, inverse_noise : float, optional
-        eps0 of the two stochastic differential equations, normalised units; 0 is the ODE; 0.01.
+        eps0 of the two stochastic differential equations, normalised units; 0 is the ODE; 0.008.
     corrector_steps : int, optional
         Langevin corrections per guided step; 0.
     guidance : {"mmps", "dps", "dps-normalized", "dps-exact", "none"}, optional

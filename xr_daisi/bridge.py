@@ -11,15 +11,15 @@ The share that an observation has in the update is
 
 e is the mean square of what H of the members is off its tangent, in units of the error R: with the
 errors ``R e / 0.02`` any observation is nearly linear. Such errors add up, since neighbouring
-observations have the same, so that 0.02 is much. Nor may the departure of a non-linear observation
-be more than three standard deviations of the enlarged error and the spread: members that are all on
-the same flat of an operator know nothing of what lies beyond. a leaves the update a fraction of the
-information of the observations, of what they change log det of the covariance by; a share of the
-likelihood would not do, since a tenth of an accurate observation says nearly as much as the whole
-of it. The fraction follows from what such an update turns out to be worth when it is tried on the
-members themselves, see `xr_daisi.efficiency`, and from how far they are from Gaussian. For linear
-observations and some hundreds of Gaussian members a is 1: the filter is exact there, and the flow
-is not.
+observations have the same, so that 0.02 is much. Nor may a departure be more than three standard
+deviations of the enlarged error and the spread: members that are all on the same flat of an
+operator, or have lost the truth, know nothing of what lies beyond. a leaves the update a fraction
+of the information of the observations, of what they change log det of the covariance by; a share of
+the likelihood would not do, since a tenth of an accurate observation says nearly as much as the
+whole of it. The fraction follows from what such an update turns out to be worth when it is tried on
+the members themselves, see `xr_daisi.efficiency`, and from how far they are from Gaussian. For
+linear observations and some hundreds of Gaussian members a is 1: the filter is exact there, and the
+flow is not.
 
 How far observations reach (`xr_daisi.reach`), the size of the forecast's perturbations
 (`xr_daisi.calibration`) and the inversion time (`xr_daisi.denoising`) follow from the ensemble, its
@@ -36,10 +36,8 @@ import torch
 from numpy.typing import NDArray
 
 from xr_daisi.calibration import (
-    FEWEST,
     departure_from_linearity,
     innovation_inflation,
-    known_to,
     negentropy,
 )
 from xr_daisi.denoising import inversion_time
@@ -68,11 +66,11 @@ Floats = NDArray[np.float64]
 LINEAR = 0.02
 """Mean square departure from the tangent, in errors, that the update bears."""
 
-CURVED = 1e-9
+CURVED = 1e-4
 """Mean square departure from the tangent, in errors, up to which an operator is linear."""
 
 FARTHEST = 3.0
-"""Standard deviations of a departure that an update with a non-linear operator may extrapolate."""
+"""Standard deviations of a departure that an update may extrapolate."""
 
 LEAST = 1e-8
 """Share that the update has at least where it is chosen, for its inflation of the spread."""
@@ -202,11 +200,9 @@ class Bridge:
             seen = observe_ensemble(observations, torch.from_numpy(filled), torch.float64, time)
             off = departure_from_linearity(observations, filled)
             normalised = normalization.normalize(states)
-            away = negentropy(normalised) if len(states) >= FEWEST else 0.0
-            known = known_to(len(states), away)
-            inflation = innovation_inflation(seen.anomalies, _credible(off, seen), known)
+            inflation = innovation_inflation(*_credible(off, seen))
             most = _bearable(off, seen, inflation) if self.share == AUTO else None
-            share, reach = self._share(observations, normalised, seen.anomalies, most, away, spec)
+            share, reach = self._share(observations, normalised, seen.anomalies, most, spec)
             own = scaled(observations, share)
             if len(own):
                 update = self._engine(engine, reach, inflation).column_update(filled, own, time)
@@ -237,7 +233,6 @@ class Bridge:
         normalised: Floats,
         anomalies: Tensor,
         most: Floats | None,
-        away: float,
         spec: StateSpec,
     ) -> tuple[Floats, Reach]:
         """Share of each observation, at most `most` where it is chosen, and how far they reach."""
@@ -249,10 +244,11 @@ class Bridge:
         observed = self._observed(spec, observations, anomalies, most)
         reach = self._reach(normalised, spec, observed)
         delivered = efficiency(normalised, spec, observed, most, reach)
+        away = negentropy(normalised)
         noise = reach.determined / (len(normalised) - 1)
         fraction = fraction_of_information(delivered, noise, away)
         a = observed.share_of_information(fraction, reach.radius, reach.vertical)
-        return most * max(a, LEAST), reach
+        return np.maximum(most * a, LEAST), reach
 
     def _observed(
         self, spec: StateSpec, observations: ObservationBatch, anomalies: Tensor, share: Floats
@@ -312,31 +308,33 @@ def scaled(observations: ObservationBatch, share: Floats) -> ObservationBatch:
     return replace(observations, errors=errors).keep(kept)
 
 
-def _credible(off: Floats, seen: ObservedEnsemble) -> Tensor:
-    """Departures, those of non-linear observations of `FARTHEST` standard deviations at most.
+def _credible(off: Floats, seen: ObservedEnsemble) -> tuple[Tensor, Tensor]:
+    """Perturbations and departures at the observations, in errors that explain what is curved.
 
     Members that are all on the same flat of an operator look certain of what is observed, and
-    departures may be of any size there: how far the state is off they do not say.
+    departures may be of any size there: how far off the state is they do not say.
     """
-    members = len(seen.anomalies)
-    spread = seen.anomalies.square().sum(dim=0) / (members - 1) * (1.0 + 1.0 / members)
-    most = FARTHEST * (1.0 + spread).sqrt()
-    curved = torch.from_numpy(off > CURVED)
-    return torch.where(curved, seen.departures.clamp(-most, most), seen.departures)
+    factor = torch.from_numpy(np.where(off > CURVED, _beyond(seen, 1.0), 1.0)).sqrt()
+    return seen.anomalies / factor, seen.departures / factor
 
 
 def _bearable(off: Floats, seen: ObservedEnsemble, inflation: float) -> Floats:
     """Largest share of each observation for which its operator is as good as linear.
 
     That is so within the spread, and no farther from it than the next members may say: where all
-    members are on the wrong side of a threshold, a line through them leads anywhere.
+    members are on the wrong side of a threshold, or have lost the truth, a line through them leads
+    anywhere, also of what is not observed.
     """
     most = np.minimum(1.0, LINEAR / np.maximum(off, LINEAR))
+    return np.minimum(most, 1.0 / _beyond(seen, inflation))
+
+
+def _beyond(seen: ObservedEnsemble, inflation: float) -> Floats:
+    """Error variances, at least 1, with which departures are `FARTHEST` standard deviations."""
     members = len(seen.anomalies)
     spread = seen.anomalies.square().sum(dim=0) / (members - 1) * (1.0 + 1.0 / members)
-    far = seen.departures.square() / FARTHEST**2 - inflation**2 * spread
-    bearable = 1.0 / np.maximum(far.numpy(), 1.0)
-    return np.where(off > CURVED, np.minimum(most, bearable), most)
+    factor: Floats = (seen.departures.square() / FARTHEST**2 - inflation**2 * spread).numpy()
+    return np.maximum(factor, 1.0)
 
 
 def _count(observations: ObservationBatch) -> int:

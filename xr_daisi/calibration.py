@@ -37,7 +37,6 @@ __all__ = [
     "FEWEST",
     "departure_from_linearity",
     "innovation_inflation",
-    "known_to",
     "negentropy",
     "perturbations_of",
 ]
@@ -57,7 +56,16 @@ MEDIAN = 2.7
 """Variance of an estimate of variance from the median of many squares, over that from the mean."""
 
 STEPS = 401
-"""Of the logarithm of an inflation."""
+"""Inflations that are compared."""
+
+LASTING = 3.0
+"""Cycles for which an error of the spread stays in an ensemble."""
+
+DULL = 0.05
+"""Share of P in an innovation, over that in others, below which it tells nothing of its size."""
+
+TAILS = 0.6
+"""What errors of M sample variances add to the median of squares, relative, times M - 1."""
 
 OTHER = 0.5
 """Largest negentropy of a point: what heavy tails make of its formula has no meaning."""
@@ -109,37 +117,19 @@ def perturbations_of(states: Floats) -> Floats:
     return found
 
 
-def known_to(members: int, away: float) -> float:
-    """Degrees of freedom of a variance that members tell of, M - 1 if they are Gaussian.
-
-    The variance of a sample variance is ``(2 + k) / (M - 1)`` of its square for an excess kurtosis
-    k, which is ``sqrt(48 J)`` of a symmetric distribution of the negentropy J.
-
-    Parameters
-    ----------
-    members : int
-        M.
-    away : float
-        What `negentropy` returns.
-    """
-    return (members - 1) / (1.0 + 0.5 * math.sqrt(48.0 * away))
-
-
-def innovation_inflation(anomalies: Tensor, departures: Tensor, known: float) -> float:
+def innovation_inflation(anomalies: Tensor, departures: Tensor) -> float:
     """Factor of the forecast's perturbations that innovations ask for.
 
     The most likely f, where ``s = f^2`` scales the forecast's covariance P at the observations:
-    ``E[d_i^2] = 1 + s (1 + 1/M) P_ii``. What M members say of their own spread is believed as far
-    as they can know it: ``1 / s`` has the distribution of a sample variance, and log s its mode at
-    0. To it come the innovations, which have
-
-        ``k = (tr(I + P))^2 / tr((I + P)^2) / c``
-
-    degrees of freedom, c (up to `MEDIAN`) because it is the median of ``d_i^2 / E[d_i^2]`` that is
-    compared with its expectation: a few wild ones, of wrong observations or of operators that are
-    far from linear, say nothing about the rest. For one observation it is the exact posterior of a
-    Gaussian: an innovation of many standard deviations tells that the forecast is wrong, however
-    sharp it is and however little common innovations say.
+    ``E[d_i^2] = 1 + s (1 + 1/M) P_ii``. What members say of their own spread is believed as far as
+    they can know it: ``1 / s`` has the distribution of a sample variance with ``(M - 1) / LASTING``
+    degrees of freedom, and log s its mode at 0. To it come the innovations, by the median of
+    ``d_i^2 / E[d_i^2]`` over what that is in the mean: a few wild ones, of wrong observations or of
+    operators that are far from linear, say nothing about the rest, nor do those for which members
+    agree. The degrees of freedom of all follow from the correlations of the innovations. For one
+    observation the result is the mode of the exact posterior of a Gaussian: an innovation of many
+    standard deviations tells that the forecast is wrong, however sharp it is and however little
+    common ones say.
 
     Parameters
     ----------
@@ -147,8 +137,6 @@ def innovation_inflation(anomalies: Tensor, departures: Tensor, known: float) ->
         H of the members minus its mean, whitened.
     departures : Tensor, shape (n,)
         y minus the mean of H, whitened.
-    known : float
-        Degrees of freedom of the sample variance, see `known_to`.
 
     Returns
     -------
@@ -159,25 +147,44 @@ def innovation_inflation(anomalies: Tensor, departures: Tensor, known: float) ->
     if members < FEWEST or n == 0:
         return 1.0
     y = anomalies.double().cpu().numpy()
-    trace, square = Spectrum.of(y)
-    if trace <= 0.0:
-        return 1.0
     variances = np.square(y).sum(axis=0) / (members - 1) * (1.0 + 1.0 / members)
-    squares = departures.double().cpu().square().numpy()
-    independent = (n + trace) ** 2 / (n + 2.0 * trace + square)
-    # The median of an even number is about that of one less.
-    expected, cost = _median_of_squares(independent * (n - (n + 1) % 2) / n)
-    logarithm = np.linspace(-2.0, 2.0, STEPS) * math.log(STRONGEST)
-    s = np.exp(logarithm)
+    shares = 1.0 - 1.0 / (1.0 + variances)
+    if not 0.0 < shares.sum() < np.inf:
+        return 1.0
+    # Weights that followed the sample variances closely would prefer those that are too large.
+    tell = shares > DULL * np.square(shares).sum() / shares.sum()
+    y, variances, shares = y[:, tell], variances[tell], shares[tell]
+    squares = departures.double().cpu().square().numpy()[tell]
+    degrees, directions = _independent(y, variances)
+    n = len(squares)
     if n > COMPARED:  # the numbers above are of all
         some = np.random.default_rng(0).choice(n, COMPARED, replace=False)
         variances, squares = variances[some], squares[some]
+    # The median of an even number is about that of one less.
+    expected, cost = _median_of_squares(max(degrees * (n - (n + 1) % 2) / n, 1.0))
+    logarithm = np.linspace(-2.0, 2.0, STEPS) * math.log(STRONGEST)
+    s = np.exp(logarithm)
     total = 1.0 + s[:, None] * variances
-    found = np.median(squares / total, axis=1) / expected
     informed = (1.0 - 1.0 / total).mean(axis=1)
-    slope = known * (1.0 / s - 1.0) + independent / cost * informed * (found - 1.0)
+    # Sample variances in many directions, each with errors of its own, make heavier tails.
+    tails = 1.0 + TAILS / (members - 1) * (1.0 - 1.0 / directions) * informed
+    found = np.median(squares / total, axis=1) / (expected * tails)
+    slope = (members - 1) / LASTING * (1.0 / s - 1.0) + degrees / cost * informed * (found - 1.0)
+    if not np.isfinite(slope).all():
+        return 1.0
     rise = np.concatenate([[0.0], np.cumsum(slope[1:] + slope[:-1])])
     return float(np.sqrt(s[rise.argmax()]))
+
+
+def _independent(y: Floats, variances: Floats) -> tuple[float, float]:
+    """How many independent innovations are worth as much, and directions that P has in them.
+
+    The variance of the mean of ``d_i^2 / E[d_i^2]`` is that of their correlations, squared.
+    """
+    n = len(variances)
+    spectrum = Spectrum.of(y / np.sqrt(1.0 + variances))
+    own = float(np.square(variances / (1.0 + variances)).sum())
+    return n**2 / (n + max(spectrum.square - own, 0.0)), spectrum.directions
 
 
 def _median_of_squares(n: float) -> tuple[float, float]:

@@ -68,11 +68,12 @@ FARTHEST = 20.0
 
 def denoised_states(members: int, values: int) -> int:
     """Return how many states a search denoises at once, of members of so many values each."""
-    return min(max(-(-VALUES // max(values, 1)), min(members, ENOUGH)), MOST)
+    wanted = min(max(-(-VALUES // max(values, 1)), min(members, ENOUGH)), MOST)
+    return wanted if wanted <= members else min(-(-wanted // members), MOST // members) * members
 
 
 def picks(members: int, count: int) -> np.ndarray:
-    """Return `count` members, each as often as others; evenly over the ensemble if not all."""
+    """Return the numbers of `count` members, some of them evenly picked or all some times."""
     numbers = np.arange(count)
     return numbers % members if count >= members else numbers * members // count
 

@@ -65,8 +65,8 @@ class Settings:
     bridge: float | Literal["auto"] | None = None
     steps: int | tuple[int, int] = 20
     solver: str = "adams"
-    noise: float = 0.01
-    inverse_noise: float = 0.01
+    noise: float = 0.008
+    inverse_noise: float = 0.008
     corrector_steps: int = 0
     guidance: str = "mmps"
     guidance_solver: str = "gmres"

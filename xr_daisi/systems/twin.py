@@ -47,22 +47,22 @@ class TwinExperiment:
     observations : xarray.Dataset
         Series at fixed stations, ``(time, station)``, with the standard deviation of the errors
         in ``<name>_error``.
-    guess : xarray.Dataset
-        First guess at the first analysis time: the truth, or the truth with white noise.
     initial : xarray.Dataset
-        Ensemble at that time: the first guess with white noise.
+        Ensemble at the first analysis time: the first guess with white noise.
     operator : dict or None
         For the keyword `operator` of `xr_daisi.assimilate`.
     obs_error : dict of str to float
         Standard deviation by observed variable, in the observation's units.
+    guess : xarray.Dataset
+        First guess at the first analysis time: the truth, or the truth with white noise.
     """
 
     truth: xr.Dataset
     observations: xr.Dataset
-    guess: xr.Dataset
     initial: xr.Dataset
     operator: dict[str, OperatorLike] | None
     obs_error: dict[str, float]
+    guess: xr.Dataset
 
 
 def twin_experiment(
@@ -106,9 +106,9 @@ def twin_experiment(
         Standard deviation of the white noise on the truth that makes the initial ensemble, in
         units of the state; the customary one of the system when None.
     centred : bool
-        Whether its mean is the truth, but for chance: so it was published for `SQG`, and the first
-        forecasts are better than their spread. Otherwise the truth is like a member: both are
-        the same first guess with noise, and the spread is calibrated from the first analysis on.
+        Whether the mean of the initial ensemble is the truth, but for chance: so it was published
+        for `SQG`, and the first forecasts are better than their spread. Otherwise the truth is like
+        a member: members are a first guess with noise, and the guess is the truth with such noise.
     start : xarray.Dataset, Tensor or ndarray, optional
         The first true state; a spun-up one of this seed when None.
     start_time : str or datetime64
@@ -177,10 +177,10 @@ def twin_experiment(
     return TwinExperiment(
         truth=truth,
         observations=observations,
-        guess=about.isel(member=0, drop=True),
         initial=initial,
         operator=_operators(operator, names),
         obs_error={name: float(observations[f"{name}_error"][0, 0]) for name in names},
+        guess=about.isel(member=0, drop=True),
     )
 
 
