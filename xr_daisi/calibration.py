@@ -149,11 +149,11 @@ def innovation_inflation(anomalies: Tensor, departures: Tensor) -> float:
     y = anomalies.double().cpu().numpy()
     variances = np.square(y).sum(axis=0) / (members - 1) * (1.0 + 1.0 / members)
     shares = 1.0 - 1.0 / (1.0 + variances)
-    if not 0.0 < shares.sum() < np.inf:
+    if not shares.sum() > 0.0:  # nor where they are not numbers
         return 1.0
-    # Weights that followed the sample variances closely would prefer those that are too large.
+    # No weights, which would prefer variances that are too large by chance.
     tell = shares > DULL * np.square(shares).sum() / shares.sum()
-    y, variances, shares = y[:, tell], variances[tell], shares[tell]
+    y, variances = y[:, tell], variances[tell]
     squares = departures.double().cpu().square().numpy()[tell]
     degrees, directions = _independent(y, variances)
     n = len(squares)
