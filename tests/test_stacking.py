@@ -71,9 +71,9 @@ def test_a_task_reads_and_analyses_its_block() -> None:
     assert prior.holes is not None
     ds = forecast().chunk(time=1, member=2)
     blockwise = {n: v.copy(data=v.data.map_blocks(np.copy)) for n, v in ds.data_vars.items()}
-    lazy = assimilate(ds.assign(blockwise), stations(), prior, **QUICK)
+    # an update of the ensemble, or a search for t_min, would need all members of a time
+    lazy = assimilate(ds.assign(blockwise), stations(), prior, bridge=0.0, t_min=0.2, **QUICK)
     graph = optimize_blockwise(lazy.__dask_graph__(), keys=list(lazy.__dask_layers__()))
-    names = [name.split("-")[0] + "-" + name.split("-")[1] for name in map(str, graph.layers)]
-    assert "daisi-analysis" in names
-    assert "daisi-states" not in names
-    assert not any(name.startswith("copy") for name in names)
+    names = [str(name) for name in graph.layers]
+    assert any("daisi-analysis" in name for name in names)
+    assert not any("daisi-states" in name or "copy" in name for name in names)
