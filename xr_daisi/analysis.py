@@ -51,6 +51,7 @@ class AssimilateKeywords(ObservationKeywords, total=False):
 
     t_min: float | Literal["auto"] | None
     bridge: float | Literal["auto"] | None
+    perturb_obs: bool | None
     steps: int | tuple[int, int] | None
     solver: Solver | None
     noise: float | None
@@ -112,6 +113,7 @@ def assimilate(
     *,
     t_min: float | Literal["auto"] | None = None,
     bridge: float | Literal["auto"] | None = None,
+    perturb_obs: bool | None = None,
     steps: int | tuple[int, int] | None = None,
     solver: Solver | None = None,
     noise: float | None = None,
@@ -181,6 +183,9 @@ def assimilate(
         `t_min` is, and 0 where that is a number. Localisation and inflation are then chosen from
         the ensemble and its innovations; what was chosen stands in the attribute
         ``daisi_chosen`` of an analysis that is not lazy.
+    perturb_obs : bool, optional
+        Whether each member is guided to observations with errors of its own, as in a stochastic
+        ensemble Kalman filter. By default where `t_min` is ``"auto"``.
     steps : int or pair of int, optional
         Solver steps each way, or (inverse, guided); 20.
     solver : {"adams", "heun", "euler"}, optional
@@ -327,6 +332,7 @@ def assimilate(
     keywords = {
         "t_min": t_min,
         "bridge": bridge,
+        "perturb_obs": perturb_obs,
         "steps": steps,
         "solver": solver,
         "noise": noise,

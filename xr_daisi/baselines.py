@@ -137,7 +137,7 @@ def engine_for(
     given = {name: value for name, value in given.items() if name not in BRIDGE_KEYWORDS}
     sampling = chosen.settings.updated(given)
     if method == "prior-only":
-        sampling = replace(sampling, t_min=0.0, bridge=0.0)
+        sampling = replace(sampling, t_min=0.0, bridge=0.0, perturb_obs=None)
     return make_engine(
         chosen, sampling, seed, device, dtype, batch, **rest, compiled=compiled, method=method
     )

@@ -283,7 +283,9 @@ class Work:
             engine = self.engine
             given = batch if choice is not None else self.thinned(batch)
             if choice is not None and isinstance(engine, Engine):
-                engine = engine.with_settings(replace(engine.settings, t_min=choice.t_min))
+                s = engine.settings
+                s = replace(s, t_min=choice.t_min, perturb_obs=s.perturbs)
+                engine = engine.with_settings(s)
             if len(times) > 1 and isinstance(engine, Engine):
                 engine = TrajectoryEngine.of(engine, labels)
             try:

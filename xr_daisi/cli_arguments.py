@@ -58,6 +58,9 @@ class Sampling:
     bridge
         Share of each observation that an ensemble Kalman update takes first: auto, or a number in
         [0, 1]; 0 is the published method, and the default where t_min is a number.
+    perturb_obs
+        Errors of each member's own for the observations that guide it; the default where t_min is
+        auto.
     steps
         Solver steps each way: 20, or 10,20 for inverse and guided.
     solver
@@ -80,6 +83,7 @@ class Sampling:
 
     t_min: float | Literal["auto"] | None = None
     bridge: float | Literal["auto"] | None = None
+    perturb_obs: bool | None = None
     steps: str | None = None
     solver: Literal["adams", "heun", "euler"] | None = None
     noise: float | None = None

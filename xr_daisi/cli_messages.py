@@ -53,7 +53,15 @@ OPTIONS = (
         "guidance",
         "init",
     ),
-    *("inverse_noise", "max_minutes", "noise", "normalization", "obs_error", "operator"),
+    *(
+        "inverse_noise",
+        "max_minutes",
+        "noise",
+        "normalization",
+        "obs_error",
+        "operator",
+        "perturb_obs",
+    ),
     *(
         "overlap",
         "overwrite",

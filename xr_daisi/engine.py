@@ -18,7 +18,8 @@ from xr_daisi.errors import SettingsError, problem
 from xr_daisi.guidance import GuidedFlow
 from xr_daisi.guidance_observations import check_observed
 from xr_daisi.holes import MaskedFlow, MaskedNoise, fill_holes, holes_of
-from xr_daisi.sampling import NoiseSource, generate, initial_noise, invert, renoise
+from xr_daisi.noise import NoiseSource, initial_noise, observation_noise
+from xr_daisi.sampling import generate, invert, renoise
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -157,6 +158,11 @@ class Engine:
         for part, x, source in batches:
             with batches.attempt():
                 check_observed(tensors.observe(x), time)
+                if s.perturb_obs and self.method == "daisi":
+                    plain = NoiseSource(self.seed, time, source.members)
+                    guided.perturbations = observation_noise(
+                        plain, len(tensors.values), x.dtype, device
+                    )
                 if s.start > 0.0 and self.method == "renoise":
                     z = renoise(flow.interpolant, x, t_min=s.start, source=source)
                 elif s.start > 0.0:

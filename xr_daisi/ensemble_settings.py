@@ -44,7 +44,7 @@ BRIDGE_KEYWORDS = (_SPREAD | _LOCAL) - {"periodic"}
 """Settings of the ensemble update before the flow: a prior knows what is periodic."""
 
 KEYWORDS: dict[str, set[str]] = {
-    "daisi": _SAMPLER | {"bridge"} | BRIDGE_KEYWORDS,
+    "daisi": _SAMPLER | {"bridge", "perturb_obs"} | BRIDGE_KEYWORDS,
     "prior-only": _SAMPLER - {"t_min", "inverse_noise"},
     "renoise": _SAMPLER - {"inverse_noise"},
     "letkf": _SPREAD | _LOCAL,

@@ -251,8 +251,8 @@ class FlowPrior:
         Parameters
         ----------
         **settings
-            Any of `t_min`, `steps`, `solver`, `noise`, `inverse_noise`, `corrector_steps`,
-            `guidance`, `guidance_solver`, `guidance_iterations`, `strength`.
+            Any of `t_min`, `bridge`, `perturb_obs`, `steps`, `solver`, `noise`, `inverse_noise`,
+            `corrector_steps`, `guidance`, `guidance_solver`, `guidance_iterations`, `strength`.
 
         Raises
         ------

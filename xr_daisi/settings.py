@@ -43,6 +43,10 @@ class Settings:
         flow is guided by the rest, see `xr_daisi.bridge`: 0 is the published method. None is
         ``"auto"`` where `t_min` is, and 0 where that was set by hand, or guidance cannot take a
         part of an observation.
+    perturb_obs : bool or None
+        Whether the flow is guided to observations with errors of each member's own. A member
+        follows them by a map, whose spread is that of the forecast alone: this adds theirs. None
+        is True where `t_min` is chosen from an ensemble; the published method has none.
     steps : int or pair of int
         Solver steps each way, or (inverse, guided).
     solver : str
@@ -63,6 +67,7 @@ class Settings:
 
     t_min: float | Literal["auto"] = "auto"
     bridge: float | Literal["auto"] | None = None
+    perturb_obs: bool | None = None
     steps: int | tuple[int, int] = 20
     solver: str = "adams"
     noise: float = 0.008
@@ -124,6 +129,13 @@ class Settings:
             callable(self.strength) or (_is_number(self.strength) and self.strength >= 0.0),
             "a number >= 0 or a callable of t",
         )
+        check("perturb_obs", self.perturb_obs in (None, True, False), "True or False")
+        if self.perturb_obs and (self.t_min == 0.0 or self.guidance == "dps-normalized"):
+            found = f"True with t_min = {self.t_min}, guidance = {self.guidance!r}"
+            expected = "False: samples from noise differ by themselves"
+            if self.t_min != 0.0:
+                expected = "False: the norm of the residual knows of no errors"
+            problems.append(problem("perturb_obs", found, expected))
         if self.t_min == 0.0 and self.bridge not in (None, 0):
             found = f"{self.bridge!r} with t_min = 0"
             expected = "0, since what the ensemble update takes would be forgotten"
@@ -163,6 +175,13 @@ class Settings:
         return AUTO if self.t_min == AUTO and guided else 0.0
 
     @property
+    def perturbs(self) -> bool:
+        """Whether observations are perturbed, with the default filled in."""
+        if self.perturb_obs is not None:
+            return bool(self.perturb_obs)
+        return self.t_min == AUTO and self.guidance != "dps-normalized"
+
+    @property
     def step_counts(self) -> tuple[int, int]:
         """Inverse and guided solver steps."""
         return self.steps if isinstance(self.steps, tuple) else (self.steps, self.steps)
@@ -182,8 +201,11 @@ class Settings:
                 problem("settings", ", ".join(unknown), f"names among {', '.join(sorted(known))}")
             )
         given = {k: v for k, v in changes.items() if v is not None}
-        if given.get("t_min") == 0.0 and "bridge" not in given and self.bridge is not None:
-            given["bridge"] = 0.0  # what a card recommends is for other inversion times
+        if given.get("t_min") == 0.0:  # what a card recommends is for other inversion times
+            if self.bridge is not None:
+                given.setdefault("bridge", 0.0)
+            if self.perturb_obs:
+                given.setdefault("perturb_obs", False)
         return replace(self, **given)
 
     def to_dict(self) -> dict[str, Any]:
@@ -192,6 +214,8 @@ class Settings:
         out["steps"] = list(self.steps) if isinstance(self.steps, tuple) else self.steps
         if self.bridge is None:  # it follows from t_min
             del out["bridge"]
+        if self.perturb_obs is None:
+            del out["perturb_obs"]
         if callable(self.strength):
             out["strength"] = f"callable {getattr(self.strength, '__name__', 'of t')}"
         return out
