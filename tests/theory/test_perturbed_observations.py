@@ -114,6 +114,10 @@ def test_where_they_are_the_default() -> None:
     assert not Settings(t_min=0.2).perturbs
     assert not Settings(guidance="dps-normalized").perturbs
     assert "perturb_obs" not in Settings().to_dict()
+    own = Settings(t_min=0.2, perturb_obs=True)
+    assert own.perturbs
+    assert own.to_dict()["perturb_obs"] is True
+    assert not own.updated({"t_min": 0.0}).perturbs
     prior = gaussian_prior(smooth_covariance(8))
     forecast = states(normal((1, 8), 1).numpy())
     obs = observed(np.array([1.0]), np.array([0.3]), np.array([3]))
