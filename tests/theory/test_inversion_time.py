@@ -165,6 +165,7 @@ def test_variance_of_kalman(spread: float, error: float) -> None:
         engine.prior,
         t_min="auto",
         bridge=0.0,
+        perturb_obs=False,
         dtype="float64",
         steps=100,
         noise=0.0,
