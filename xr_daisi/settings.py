@@ -152,6 +152,8 @@ class Settings:
         }
         for name in ("corrector_steps", "guidance_iterations"):
             plain[name] = operator.index(getattr(self, name))
+        if self.perturb_obs is not None:
+            plain["perturb_obs"] = bool(self.perturb_obs)
         counts = tuple(operator.index(n) for n in pair)
         plain["steps"] = counts if isinstance(self.steps, tuple) else counts[0]
         if not callable(self.strength):

@@ -117,6 +117,7 @@ def test_where_they_are_the_default() -> None:
     own = Settings(t_min=0.2, perturb_obs=True)
     assert own.perturbs
     assert own.to_dict()["perturb_obs"] is True
+    assert Settings(perturb_obs=np.bool_(False)).to_dict()["perturb_obs"] is False  # type: ignore[arg-type]
     assert not own.updated({"t_min": 0.0}).perturbs
     prior = gaussian_prior(smooth_covariance(8))
     forecast = states(normal((1, 8), 1).numpy())
