@@ -549,24 +549,18 @@ def test_the_analysis_uses_the_whole_r() -> None:
 
 
 def test_values_that_came_twice_count_once() -> None:
-    # errors of each member's own belong to the numbers of observations
-    quick = {**QUICK, "perturb_obs": False}
     obs = points(t2m_error=np.full(6, 0.5))
     celsius = obs.copy(deep=True).assign(t2m=(obs.t2m - 273.15).assign_attrs(units="degC"))
     celsius["longitude"] = celsius.longitude + 360.0
     celsius["t2m_error"] = celsius.t2m_error * np.array([2, 2, 2, 0.5, 2, 2])
-    expected = assimilate(
-        FORECAST,
-        obs.assign(t2m_error=obs.t2m_error * np.array([1, 1, 1, 0.5, 1, 1])),
-        PRIOR,
-        **quick,
-    ).drop_attrs()
+    best = obs.assign(t2m_error=obs.t2m_error * np.array([1, 1, 1, 0.5, 1, 1]))
+    expected = assimilate(FORECAST, best, PRIOR, **QUICK).drop_attrs()
     for order in ([obs, celsius], [celsius, obs]):
-        found = assimilate(FORECAST, order, PRIOR, **quick)
+        found = assimilate(FORECAST, order, PRIOR, **QUICK)
         counts = json.loads(found.attrs["daisi_observations"])
         assert counts == {"used": 6, "duplicate": 6}
         xr.testing.assert_allclose(found.drop_attrs(), expected, rtol=1e-9)
-    lazily = assimilate(FORECAST, [obs.chunk(), celsius.chunk()], PRIOR, **quick).compute()
+    lazily = assimilate(FORECAST, [obs.chunk(), celsius.chunk()], PRIOR, **QUICK).compute()
     xr.testing.assert_allclose(lazily.drop_attrs(), expected, rtol=1e-9)
     table = feedback(FORECAST, [obs, celsius], found)
     assert [sum(t.t2m_status.values == 12) for t in table] == [1, 5]

@@ -47,6 +47,7 @@ from xr_daisi.ensemble_settings import EnsembleSettings
 from xr_daisi.holes import fill_with_means
 from xr_daisi.localization import Places
 from xr_daisi.observed_ensemble import ObservedEnsemble, observe_ensemble, places_of
+from xr_daisi.perturbed_observations import share_of_errors
 from xr_daisi.reach import ObservedPlaces, Reach, choose_reach
 from xr_daisi.settings import AUTO, T_MIN
 from xr_daisi.trajectories import of_trajectory
@@ -226,6 +227,20 @@ class Bridge:
         if t_min == AUTO:
             t_min = inversion_time(engine, after) if plan.flow else T_MIN
         return Choice(float(t_min), plan.share, plan.reach, plan.inflation, plan.flow)
+
+    def rest(self, engine: Engine, after: np.ndarray, plan: BridgePlan) -> ObservationBatch:
+        """Return what is left for the flow, with the errors that each member has of its own.
+
+        Parameters
+        ----------
+        engine, after, plan
+            As in `choice`.
+        """
+        if not plan.flow or not engine.settings.perturbs or not len(plan.rest):
+            return plan.rest
+        filled = fill_with_means(after, after.ndim - 1)
+        share = share_of_errors(plan.rest, filled, engine.normalization.normalize(filled))
+        return replace(plan.rest, own_share=share)
 
     def _share(
         self,

@@ -18,7 +18,8 @@ from xr_daisi.errors import SettingsError, problem
 from xr_daisi.guidance import GuidedFlow
 from xr_daisi.guidance_observations import check_observed
 from xr_daisi.holes import MaskedFlow, MaskedNoise, fill_holes, holes_of
-from xr_daisi.noise import NoiseSource, initial_noise, observation_noise
+from xr_daisi.noise import NoiseSource, initial_noise
+from xr_daisi.perturbed_observations import own_errors
 from xr_daisi.sampling import generate, invert, renoise
 
 if TYPE_CHECKING:
@@ -152,17 +153,18 @@ class Engine:
             solver=s.guidance_solver,
             iterations=s.guidance_iterations,
         )
+        own = None
+        if s.perturb_obs and self.method == "daisi":
+            members = range(first_member, first_member + len(states))
+            own = own_errors(observations, self.prior.spec, NoiseSource(self.seed, time, members))
         inverse_steps, guided_steps = s.step_counts
         out = np.empty(states.shape)
         batches = self.batches_of(states, holes, time, first_member)
         for part, x, source in batches:
             with batches.attempt():
                 check_observed(tensors.observe(x), time)
-                if s.perturb_obs and self.method == "daisi":
-                    plain = NoiseSource(self.seed, time, source.members)
-                    guided.perturbations = observation_noise(
-                        plain, len(tensors.values), x.dtype, device
-                    )
+                if own is not None:
+                    guided.perturbations = own[part].to(x)
                 if s.start > 0.0 and self.method == "renoise":
                     z = renoise(flow.interpolant, x, t_min=s.start, source=source)
                 elif s.start > 0.0:

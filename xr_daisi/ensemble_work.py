@@ -197,7 +197,8 @@ def finish_bridge(
         if len(times) > 1:
             engine = TrajectoryEngine.of(engine, [work.label(first_time, [t]) for t in times])
         choice = bridge.choice(engine, states, one.bridge)
-        windows.append(Window(times, one.bridge.rest, choice, one.given))
+        rest = bridge.rest(engine, states, one.bridge)
+        windows.append(Window(times, rest, choice, one.given))
     return windows
 
 

@@ -87,7 +87,7 @@ class GuidedFlow:
     ----------
     perturbations : Tensor or None
         What is added to the observations of each state of the batch that comes next, shape
-        ``(batch, n)``, in units of their errors, whitened where these are correlated.
+        ``(batch, n)``, in their units.
     breakdowns : int
         How often guidance of a member in an evaluation was stopped early or left out, because the
         network's Jacobian was not what a denoiser's is, or not finite.
@@ -225,6 +225,8 @@ class GuidedFlow:
         work = torch.promote_types(state.dtype, torch.float32)
         errors = self._structure(work)
         residual = errors.residual(observed.detach().to(work))
+        if self.perturbations is not None:
+            residual = residual + self.perturbations.to(residual)
         unusable = ~torch.isfinite(residual)
         residual = torch.where(unusable, 0.0, residual)
 
@@ -246,7 +248,7 @@ class GuidedFlow:
                 norm = residual.norm(dim=1, keepdim=True)
                 weighted = residual / torch.where(norm > 0.0, norm, 1.0)
             else:
-                weighted = errors.whiten_transpose(self._perturbed(errors.whiten(residual)))
+                weighted = errors.whiten_transpose(errors.whiten(residual))
             term = backward(weighted)
             bad = torch.zeros(len(state), dtype=torch.bool, device=state.device)
         finite = torch.isfinite(term).reshape(len(term), -1).all(dim=1)
@@ -277,13 +279,8 @@ class GuidedFlow:
             return p + scale * errors.whiten(pushed), gradient.reshape(len(p), -1).to(p.dtype)
 
         solve = KRYLOV_SOLVERS[self.solver]
-        whitened = self._perturbed(errors.whiten(residual))
+        whitened = errors.whiten(residual)
         return solve(product, whitened, min(self.iterations, residual.shape[1]))
-
-    def _perturbed(self, whitened: Tensor) -> Tensor:
-        if self.perturbations is None:
-            return whitened
-        return whitened + self.perturbations.to(whitened)
 
     def _structure(self, dtype: torch.dtype) -> StructuredObservations | IndependentErrors:
         if hasattr(self.observations, "whiten"):

@@ -84,34 +84,6 @@ class NoiseSource:
         return torch.from_numpy(noise).to(dtype=dtype, device=device)
 
 
-def observation_noise(
-    source: NoiseSource, count: int, dtype: torch.dtype, device: torch.device | str
-) -> Tensor:
-    """Return noise of observations for each member, in units of their errors.
-
-    The members 2 k and 2 k + 1 have opposite noise, so that it does not move the ensemble's mean,
-    however members are divided into batches.
-
-    Parameters
-    ----------
-    source : NoiseSource
-        Of a batch of members.
-    count : int
-        Observations.
-    dtype, device
-        Of the result.
-
-    Returns
-    -------
-    Tensor
-        Shape ``(len(source), count)``, standard normal.
-    """
-    pairs = NoiseSource(source.seed, source.time, [member // 2 for member in source.members])
-    noise = pairs.draw("observations", 0, (count,), dtype=dtype, device=device)
-    noise[[member % 2 == 1 for member in source.members]] *= -1.0
-    return noise
-
-
 def initial_noise(
     source: NoiseSource, shape: Sequence[int], dtype: torch.dtype, device: torch.device | str
 ) -> Tensor:

@@ -53,6 +53,9 @@ class ObservationBatch:
         The super-observations that are made of them.
     rejected : tuple of (rows, Status)
         What was left out of it, and why.
+    own_share : array of float or None
+        Which part of its error each observation, or average, has anew for every member where these
+        have observations of their own; None is all of it.
     """
 
     values: NDArray[np.float64]
@@ -65,6 +68,7 @@ class ObservationBatch:
     blocks: tuple[CovarianceBlock, ...] = ()
     averaging: Averaging | None = None
     rejected: Rejections = ()
+    own_share: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return self.values.size
@@ -103,6 +107,7 @@ class ObservationBatch:
             groups=tuple(group for group in groups if len(group.points)),
             positions=self.positions[:, mask] if self.positions.size else self.positions,
             instants=self.instants[mask] if self.instants.size else self.instants,
+            own_share=None if self.own_share is None else self.own_share[mask],
             blocks=tuple(
                 replace(
                     block,

@@ -12,9 +12,10 @@ import xarray as xr
 from closed_form import GaussianVelocity, normal, smooth_covariance
 
 import xr_daisi
-from xr_daisi.error_covariance import correlation_by_distance
 from xr_daisi.errors import SettingsError
-from xr_daisi.noise import NoiseSource, observation_noise
+from xr_daisi.noise import NoiseSource
+from xr_daisi.observations import match_observations
+from xr_daisi.perturbed_observations import own_errors, share_of_errors
 from xr_daisi.settings import Settings
 
 ODE: dict[str, Any] = {
@@ -49,16 +50,14 @@ def test_each_member_has_observations_of_its_own(guidance: str, correlated: bool
     values, errors, where = normal((3,), 2).numpy(), np.array([0.3, 0.5, 0.4]), np.array([1, 2, 6])
     kind: dict[str, Any] = {"error_correlation": {"u": 2.0}} if correlated else {}
     kind |= {**ODE, "t_min": 0.4, "guidance": guidance, "steps": 5}
-    found = xr_daisi.assimilate(
-        forecast, observed(values, errors, where), prior, perturb_obs=True, seed=3, **kind
-    )
-    noise = observation_noise(NoiseSource(3, "", range(5)), 3, torch.float64, "cpu").numpy()
+    obs = observed(values, errors, where)
+    found = xr_daisi.assimilate(forecast, obs, prior, perturb_obs=True, seed=3, **kind)
+    found_kind = {"error_correlation": {"u": 2.0}} if correlated else {}
+    batch = match_observations(obs, prior.spec, None, **found_kind).batch(0)
+    noise = own_errors(batch, prior.spec, NoiseSource(3, "", range(5))).numpy()
     assert np.array_equal(noise[[0, 2]], -noise[[1, 3]])
-    places = where[:, None].astype(float)
-    correlation = correlation_by_distance(places, 2.0) if correlated else np.eye(3)
-    root = np.linalg.cholesky(correlation)
     for member in range(5):
-        own = values + errors * (root @ noise[member])
+        own = values + noise[member]
         alone = xr_daisi.assimilate(
             forecast.isel(member=[member]), observed(own, errors, where), prior, **kind
         )
@@ -86,9 +85,9 @@ def test_spread_in_closed_form() -> None:
 
 
 @pytest.mark.parametrize("error", [0.1, 0.3, 1.0])
-@pytest.mark.parametrize("variance", [0.02, 0.1])
+@pytest.mark.parametrize("variance", [0.02, 0.1, 0.5, 0.9, 0.99])
 def test_spread_is_the_error(variance: float, error: float) -> None:
-    """With them it is for every accuracy; without, it is too small for accurate observations."""
+    """For sharp and vague forecasts; without errors of its own it is too small for sharp ones."""
     n, rng = 400, np.random.default_rng(7)
     prior = gaussian_prior(torch.eye(n, dtype=torch.float64))
     middle = math.sqrt(1.0 - variance) * rng.standard_normal(n)
@@ -103,8 +102,8 @@ def test_spread_is_the_error(variance: float, error: float) -> None:
         wrong = np.square(u.mean("member").values - truth).mean()
         return math.sqrt(float(u.var("member", ddof=1).mean()) * 1.1 / wrong)
 
-    assert ratio() == pytest.approx(1.0, abs=0.07)
-    if error**2 < variance:
+    assert ratio() == pytest.approx(1.0, abs=0.08)
+    if error**2 < variance <= 0.5:
         assert ratio(perturb_obs=False) < 0.93
 
 
@@ -147,3 +146,85 @@ def test_any_chunks_give_the_same() -> None:
     np.testing.assert_allclose(lazy.u, whole.u, rtol=1e-12)
     batches = xr_daisi.assimilate(forecast, obs, prior, **{**options, "batch": 4})
     np.testing.assert_allclose(batches.u, whole.u, rtol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore::xr_daisi.RepeatedObservationsWarning")
+def test_the_order_of_observations_does_not_matter() -> None:
+    """Errors belong to what is observed, and where; correlated ones, averages and values alike."""
+    spec = gaussian_prior(smooth_covariance(8)).spec
+    values, where = normal((6,), 8).numpy(), np.array([1.0, 1.2, 1.2, 4.0, 5.5, 6.0])
+    obs = observed(values, np.linspace(0.2, 0.7, 6), where)
+    order = np.array([4, 2, 0, 5, 1, 3])
+    source = NoiseSource(3, "now", range(4))
+    for kind in ({}, {"error_correlation": {"u": 2.0}}):
+        plain, mixed = (
+            own_errors(match_observations(o, spec, None, **kind).batch(0), spec, source).numpy()
+            for o in (obs, obs.isel(obs=order))
+        )
+        np.testing.assert_allclose(mixed, plain[:, order], rtol=1e-12)
+        assert np.unique(plain[0].round(6)).size == 6  # of the two at one place as well
+    fewer = match_observations(obs.isel(obs=[0, 3]), spec, None).batch(0)
+    plain = own_errors(match_observations(obs, spec, None).batch(0), spec, source).numpy()
+    assert np.array_equal(own_errors(fewer, spec, source).numpy(), plain[:, [0, 3]])
+
+
+@pytest.mark.filterwarnings("ignore::xr_daisi.RepeatedObservationsWarning")
+@pytest.mark.parametrize("kind", [{}, {"thin": 1.5}, {"error_correlation": {"u": 2.0}}])
+def test_the_analysis_does_not_depend_on_the_order(kind: dict[str, Any]) -> None:
+    prior = gaussian_prior(smooth_covariance(8))
+    forecast = states(normal((6, 8), 5).numpy())
+    values, where = normal((6,), 8).numpy(), np.array([1.0, 1.2, 1.2, 4.0, 5.5, 6.0])
+    obs = observed(values, np.linspace(0.2, 0.7, 6), where)
+    options = {**ODE, "t_min": 0.3, "perturb_obs": True, **kind}
+    plain = xr_daisi.assimilate(forecast, obs, prior, **options)
+    mixed = xr_daisi.assimilate(forecast, obs.isel(obs=[4, 2, 0, 5, 1, 3]), prior, **options)
+    np.testing.assert_allclose(mixed.u, plain.u, rtol=1e-8)
+
+
+@pytest.mark.parametrize("members", [4, 5])
+def test_errors_are_those_of_the_observations(members: int) -> None:
+    """Standard normal in units of R, and in the sample variance what is asked for."""
+    spec = gaussian_prior(smooth_covariance(8)).spec
+    obs = observed(np.zeros(3), np.array([0.3, 0.5, 0.4]), np.array([1.0, 1.5, 6.0]))
+    batch = match_observations(obs, spec, None, error_correlation={"u": 2.0}).batch(0)
+    drawn = torch.stack(
+        [own_errors(batch, spec, NoiseSource(seed, "", range(members))) for seed in range(3000)]
+    ).numpy()
+    block = batch.blocks[0]
+    expected = np.diag(batch.errors**2)
+    expected[np.ix_(block.places, block.places)] = block.correlation * np.outer(
+        batch.errors[block.places], batch.errors[block.places]
+    )
+    found = np.einsum("smi,smj->ij", drawn, drawn) / (3000 * members)
+    np.testing.assert_allclose(found, expected, atol=0.06 * expected.max())
+    # Members of which half the variance is known: opposite pairs do not make it larger.
+    x = math.sqrt(0.5) * normal((members, 1, 8), 3).numpy()
+    x = math.sqrt(0.5) * (x - x.mean(0)) / x.std(0, ddof=1)
+    share = share_of_errors(batch, x, x)
+    drawn = drawn * share
+    np.testing.assert_allclose(
+        drawn.var(axis=1, ddof=1).mean(axis=0), 0.5 * batch.errors**2, rtol=0.05
+    )
+
+
+def test_what_members_know_is_what_they_agree_on() -> None:
+    """Two lobes know their |x| well, and x no better than the climate."""
+    prior = gaussian_prior(torch.eye(8, dtype=torch.float64))
+    signs = np.array([1, -1, 1, -1, 1, -1])[:, None, None]
+    x = signs * (1.0 + 0.1 * normal((6, 1, 8), 2).numpy())
+    where = np.array([1.0, 6.0])
+    obs = observed(np.ones(2), np.full(2, 0.1), where)
+    plain = match_observations(obs, prior.spec, None).batch(0)
+    folded = match_observations(obs, prior.spec, None, operator={"u": "abs"}).batch(0)
+    pairs = 5 / 6
+    assert (share_of_errors(plain, x, x) == 0.0).all()
+    np.testing.assert_allclose(share_of_errors(folded, x, x), math.sqrt(pairs), atol=0.02)
+    half = 0.5 * x / x.std(axis=0, ddof=1)
+    np.testing.assert_allclose(share_of_errors(plain, half, half), math.sqrt(0.75 * pairs))
+    same = np.ones((6, 1, 8))
+    np.testing.assert_allclose(share_of_errors(plain, same, same), math.sqrt(pairs))
+    # In other units, and of other functions of them, the same.
+    kelvin = 250.0 + 4.0 * half
+    shifted = {"u": lambda state: 3.0 * state["u"] - 7.0}
+    cold = match_observations(obs, prior.spec, None, operator=shifted).batch(0)
+    np.testing.assert_allclose(share_of_errors(cold, kelvin, half), math.sqrt(0.75 * pairs))
