@@ -151,9 +151,9 @@ def test_types_of_the_forecast_are_kept(expected: xr.Dataset, dtype: Any) -> Non
         assert found.t2m.dtype == ds.t2m.dtype
     else:
         assert found.t2m.dtype == np.float32
-    if dtype == np.float16:  # which resolves a quarter of a kelvin here, in the forecast already
+    if dtype in (np.float16, np.int16):  # they resolve a quarter or a whole kelvin
         expected = analyse(ds.astype(float))
-    tolerance = {np.float16: 0.2, np.int16: 1.5}.get(dtype, 1e-3)
+    tolerance = 0.2 if dtype == np.float16 else 1e-3
     np.testing.assert_allclose(found.t2m, expected.t2m, atol=tolerance)
 
 

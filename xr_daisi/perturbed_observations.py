@@ -122,7 +122,7 @@ def _key(source: NoiseSource, pair: int) -> np.uint64:
 
 
 def identities(batch: ObservationBatch, axes: PlaneAxes) -> Keys:
-    """Turn what was observed, where and when into a number for each observation.
+    """Turn what was observed and where into a number for each observation.
 
     Parameters
     ----------
@@ -134,8 +134,8 @@ def identities(batch: ObservationBatch, axes: PlaneAxes) -> Keys:
     Returns
     -------
     array of uint64, shape (n,)
-        Of averages where there are. Whatever the order of the observations; those that share all
-        this are told apart by their values.
+        Of averages where there are, whatever the order of the observations. Those that share place
+        and variable are told apart by their order in time, then by that of their values.
     """
     names = np.asarray([f"{g.operator.observed} {g.operator.name}" for g in batch.groups])
     keys, instants = bits(names)[batch.group_of], batch.instants.astype(np.float64)
@@ -151,9 +151,8 @@ def identities(batch: ObservationBatch, axes: PlaneAxes) -> Keys:
         keys = _folded(keys, row if period is None else np.mod(row, period))
     for level in sorted(levels):
         keys = _folded(keys, levels[level])
-    if instants.size:
-        keys = hashed(keys ^ bits(instants))
-    order = np.lexsort((errors, values, keys))
+    columns = errors, values, *([instants] if instants.size else [])
+    order = np.lexsort((*columns, keys))
     ordered, number = keys[order], np.arange(len(keys))
     anew = np.concatenate([[True], ordered[1:] != ordered[:-1]])
     again = number - np.maximum.accumulate(np.where(anew, number, 0))
