@@ -209,6 +209,30 @@ def test_weights_that_hold_everywhere_are_computed_once(monkeypatch: pytest.Monk
     assert len(calls) == FORECAST.sizes["time"]
 
 
+@pytest.mark.parametrize("method", ["etkf", "letkf", "daisi"])
+@pytest.mark.parametrize("error", [1e-2, 1e-4, 1e-6])
+def test_accurate_observations_in_single_precision(method: str, error: float) -> None:
+    """(spread / error)^2 does not drown what else is in the matrix of the weights."""
+    reach = {"localization": 400.0} if method == "letkf" else {}
+    prior = gaussian_prior() if method == "daisi" else None
+    near = FORECAST.t2m.isel(member=2).interp(
+        latitude=OBS.latitude, longitude=OBS.longitude, method="linear"
+    )
+    obs = OBS.assign(t2m=(("time", "station"), near.values + error, {"units": "K"}))
+    obs["t2m_error"] = obs.t2m_error.copy(data=np.full(obs.t2m.shape, error))
+    single, double = (
+        assimilate(
+            FORECAST,
+            obs.isel(station=slice(3)),
+            prior,
+            method=method,
+            **{**EXACT, **reach, "dtype": dtype},
+        )
+        for dtype in ("float32", "float64")
+    )
+    np.testing.assert_allclose(single.t2m, double.t2m, atol=0.02 if prior else 2e-3)
+
+
 def test_work_travels_to_other_processes() -> None:
     """Round trip of what a task is given, by pickle as a scheduler does it."""
     import cloudpickle

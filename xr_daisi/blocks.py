@@ -19,6 +19,7 @@ from xr_daisi.forecast_state import ForecastState
 from xr_daisi.holes import fill_holes, fill_with_means, holes_of
 from xr_daisi.observation_extremes import farthest, refuse_extremes
 from xr_daisi.observation_holes import outside_holes
+from xr_daisi.observation_keys import in_order
 from xr_daisi.observation_options import ObservationOptions
 from xr_daisi.observation_status import Status
 from xr_daisi.plane import PlaneAxes
@@ -212,10 +213,11 @@ class Work:
         return farthest(batch, self._observed(block, batch), self.layout.spec)
 
     def thinned(self, batch: ObservationBatch) -> ObservationBatch:
-        """Return averages of observations, where they are to be thinned."""
+        """Return observations in an order of their own, averaged where they are to be thinned."""
+        axes = PlaneAxes.of(self.layout.spec)
+        batch = in_order(batch, axes)
         if self.options.thin is None:
             return batch
-        axes = PlaneAxes.of(self.layout.spec)
         return thinned(batch, axes, axes.length(self.options.thin, "thin"))
 
     def _split(self, states: np.ndarray, times: int) -> np.ndarray:

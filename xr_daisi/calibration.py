@@ -223,7 +223,8 @@ def departure_from_linearity(batch: ObservationBatch, states: Floats) -> Floats:
             there, ahead, behind = (
                 tensors.residual(tensors.observe(mean + step * away)) for step in (1.0, STEP, -STEP)
             )
-            off = (base - there) - (behind - ahead) / (2.0 * STEP)
+            tangent = tensors.shorter(behind - ahead) / (2.0 * STEP)
+            off = tensors.shorter(base - there) - tangent
             square += (off[0] / errors).square()
     found: Floats = (square / len(states)).numpy()
     return np.where(np.isfinite(found), found, np.inf)

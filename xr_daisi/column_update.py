@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from xr_daisi.devices import resolve_device
+from xr_daisi.devices import double_device, resolve_device
 from xr_daisi.ensemble_kalman import (
     Update,
     columns_at_once,
@@ -68,7 +68,7 @@ class ColumnUpdate:
     device : str
         Where.
     dtype : torch.dtype
-        Of perturbations and weights.
+        Of what is added to the members; their weights are found in double precision.
     """
 
     spec: StateSpec
@@ -136,8 +136,7 @@ class ColumnUpdate:
         """Update of mean ``(channel, point)`` and perturbations ``(member, channel, point)``."""
         inflation, device = self.settings.inflation, perturbations.device
         if self.weights is not None:
-            mean, change = (w.to(device) for w in self.weights)
-            return weighted(perturbations, (mean, change), inflation, self.regain)
+            return weighted(perturbations, self.weights, inflation, self.regain)
         assert self.seen is not None
         assert self.observed is not None
         places, observed, levels = Places.of(self.spec), self.observed, self.levels
@@ -152,9 +151,10 @@ class ColumnUpdate:
             anomalies, departures = anomalies[:, near], departures[near]
         times = perturbations.shape[1] // self.spec.channels
         groups = level_groups(self.spec, levels, self.reach.vertical or None, times)
-        most = columns_at_once(len(perturbations), perturbations.element_size())
+        most = columns_at_once(len(perturbations), anomalies.element_size())
         columns = local_weights(places, observed, radius, groups, most)
-        seen = anomalies.to(device), departures.to(device)
+        where = double_device(device)
+        seen = anomalies.to(where), departures.to(where)
         return local_update(perturbations, *seen, columns, inflation, self.regain)
 
 

@@ -6,7 +6,14 @@ import torch
 
 from xr_daisi.errors import SettingsError, problem
 
-__all__ = ["DTYPES", "automatic_batch", "fast_bfloat16", "resolve_device", "resolve_dtype"]
+__all__ = [
+    "DTYPES",
+    "automatic_batch",
+    "double_device",
+    "fast_bfloat16",
+    "resolve_device",
+    "resolve_dtype",
+]
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
@@ -38,6 +45,11 @@ def resolve_device(device: str | torch.device) -> torch.device:
                 )
             )
     return found
+
+
+def double_device(device: torch.device) -> torch.device:
+    """Return the device, or the CPU where it has no double precision."""
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 def resolve_dtype(dtype: str | torch.dtype) -> torch.dtype:

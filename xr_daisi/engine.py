@@ -19,7 +19,7 @@ from xr_daisi.guidance import GuidedFlow
 from xr_daisi.guidance_observations import check_observed
 from xr_daisi.holes import MaskedFlow, MaskedNoise, fill_holes, holes_of
 from xr_daisi.noise import NoiseSource, initial_noise
-from xr_daisi.perturbed_observations import own_errors
+from xr_daisi.perturbed_observations import OwnErrors
 from xr_daisi.sampling import generate, invert, renoise
 
 if TYPE_CHECKING:
@@ -155,8 +155,7 @@ class Engine:
         )
         own = None
         if s.perturb_obs and self.method == "daisi":
-            members = range(first_member, first_member + len(states))
-            own = own_errors(observations, self.prior.spec, NoiseSource(self.seed, time, members))
+            own = OwnErrors.of(observations, self.prior.spec, self.seed, self.labels(time))
         inverse_steps, guided_steps = s.step_counts
         out = np.empty(states.shape)
         batches = self.batches_of(states, holes, time, first_member)
@@ -164,7 +163,7 @@ class Engine:
             with batches.attempt():
                 check_observed(tensors.observe(x), time)
                 if own is not None:
-                    guided.perturbations = own[part].to(x)
+                    guided.perturbations = own.draw(tensors, source.members, x)
                 if s.start > 0.0 and self.method == "renoise":
                     z = renoise(flow.interpolant, x, t_min=s.start, source=source)
                 elif s.start > 0.0:
@@ -382,6 +381,10 @@ class Engine:
     def _source(self, time: str, members: range, keep: Tensor | None) -> NoiseSource:
         source = NoiseSource(self.seed, time, members)
         return source if keep is None else MaskedNoise(source, keep)
+
+    def labels(self, time: str) -> tuple[str, ...]:
+        """Labels of the times that are analysed together, from the one of them all."""
+        return (time,)
 
     def is_far(self, states: np.ndarray, limit: float = FAR) -> bool:
         """Tell whether physical states lie where only wrong units could have brought them."""

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from xr_daisi.column_update import ColumnUpdate
-from xr_daisi.devices import resolve_device, resolve_dtype
+from xr_daisi.devices import double_device, resolve_device, resolve_dtype
 from xr_daisi.ensemble_kalman import global_weights, relaxed
 from xr_daisi.ensemble_settings import EnsembleSettings
 from xr_daisi.errors import SettingsError, StateError, problem, raise_problems
@@ -213,9 +213,10 @@ class EnsembleEngine:
             If the observation operator is not finite for the forecast.
         """
         self._check_members(states)
-        spec, device = self.prior.spec, resolve_device(self.device)
-        x = torch.from_numpy(fill_with_means(states, states.ndim - 1)).to(device)
-        seen = observe_ensemble(observations, x, self.solver_dtype, time)
+        spec = self.prior.spec
+        x = torch.from_numpy(fill_with_means(states, states.ndim - 1))
+        x = x.to(double_device(resolve_device(self.device)))
+        seen = observe_ensemble(observations, x, torch.float64, time)
         common: dict[str, Any] = {
             "spec": spec,
             "normalization": of_trajectory(self.normalization, spec.channels, states.shape[1]),

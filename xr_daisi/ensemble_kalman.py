@@ -234,7 +234,7 @@ def weighted(
     x: Tensor, weights: tuple[Tensor, Tensor], inflation: float, regain: bool = False
 ) -> Update:
     """Update points with the same weights, from `global_weights`; see `global_update`."""
-    mean, change = weights
+    mean, change = (part.to(x) for part in weights)
     flat = x.reshape(len(x), -1) * inflation
     after = change.mT @ flat + flat
     if regain:
@@ -253,7 +253,9 @@ def global_update(
     x : Tensor, shape (M, channel, point)
         Perturbations of the members.
     anomalies : Tensor, shape (M, n)
-        Y, each observation divided by its error.
+        Y, each observation divided by its error. In double precision, whatever that of x:
+        ``Y' R^-1 Y`` grows with the square of spread over error, and next to it ``M - 1`` must not
+        be lost.
     departures : Tensor, shape (n,)
         d, likewise.
     inflation : float
@@ -305,7 +307,7 @@ def local_update(
         gram, projected = local_products(
             y, departures[None], column, part.observation, part.weight, used.size
         )
-        w, change = transform(gram, projected[:, 0])
+        w, change = (part.to(x) for part in transform(gram, projected[:, 0]))
         points = torch.from_numpy(used + part.points.start).to(x.device)
         channels = torch.tensor(list(part.channels), device=x.device)[:, None]
         own = x[:, channels, points[None]]  # (M, channel, column)

@@ -40,6 +40,14 @@ class CovarianceBlock:
     places: Ints
     correlation: NDArray[np.float64]
 
+    def moved(self, places: Ints) -> CovarianceBlock:
+        """Return the block at other places of the batch, in their order, without negative ones."""
+        order = np.argsort(places, kind="stable")
+        order = order[np.count_nonzero(places < 0) :]
+        if np.array_equal(order, np.arange(self.places.size)):
+            return CovarianceBlock(places, self.correlation)
+        return CovarianceBlock(places[order], self.correlation[np.ix_(order, order)])
+
 
 def correlation_by_distance(positions: NDArray[np.float64], length: float) -> NDArray[np.float64]:
     """Second-order autoregressive correlation, ``(1 + r / L) exp(-r / L)``.
@@ -126,6 +134,16 @@ class Whitening:
         for places, factors in self._parts:
             out = self._solved(out, places, factors.mT, upper=True)
         return out / self._std
+
+    def colour(self, v: Tensor) -> Tensor:
+        """Return ``S^-1 L v`` for v of shape (batch, n): white noise with the covariance R."""
+        out = v
+        for places, factors in self._parts:
+            flat = places.reshape(-1)
+            part = v.index_select(1, flat).reshape(len(v), *places.shape).permute(1, 2, 0)
+            product = (factors.to(v.dtype) @ part).permute(2, 0, 1).reshape(len(v), -1)
+            out = out.index_copy(1, flat, product)
+        return out * self._std
 
     @staticmethod
     def _solved(v: Tensor, places: Tensor, factors: Tensor, *, upper: bool) -> Tensor:

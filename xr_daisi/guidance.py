@@ -224,9 +224,10 @@ class GuidedFlow:
         # Residuals and Krylov vectors have single precision at least; the network may have less.
         work = torch.promote_types(state.dtype, torch.float32)
         errors = self._structure(work)
-        residual = errors.residual(observed.detach().to(work))
-        if self.perturbations is not None:
-            residual = residual + self.perturbations.to(residual)
+        predicted = observed.detach().to(work)
+        if self.perturbations is not None:  # before angles are compared the shorter way round
+            predicted = predicted - self.perturbations.to(predicted)
+        residual = errors.residual(predicted)
         unusable = ~torch.isfinite(residual)
         residual = torch.where(unusable, 0.0, residual)
 

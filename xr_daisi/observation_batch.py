@@ -92,31 +92,50 @@ class ObservationBatch:
         ObservationBatch
             With those alone.
         """
-        ends = np.cumsum([len(group.points) for group in self.groups])
-        parts = np.split(mask, ends[:-1]) if self.groups else []
-        groups = tuple(
-            replace(group, points=group.points.take(np.flatnonzero(part)))
-            for group, part in zip(self.groups, parts, strict=True)
-        )
-        moved = np.cumsum(mask) - 1
+        return self.take(np.flatnonzero(mask))
+
+    def take(self, order: Ints) -> ObservationBatch:
+        """Pick observations, in the order asked for.
+
+        Parameters
+        ----------
+        order : array of int, shape (k,)
+            Their numbers, each once; those of a group follow each other.
+
+        Returns
+        -------
+        ObservationBatch
+            With k observations, in its correlated blocks in their order as well.
+        """
+        group_of = self.group_of[order]
+        first = np.cumsum([0, *(len(group.points) for group in self.groups)])
+        runs = np.split(order, np.flatnonzero(np.diff(group_of)) + 1) if order.size else []
+        groups = []
+        for run in runs:
+            number = int(np.searchsorted(first, run[0], side="right")) - 1
+            group = self.groups[number]
+            groups.append(replace(group, points=group.points.take(run - first[number])))
+        moved = np.full(len(self), -1)
+        moved[order] = np.arange(order.size)
+        blocks = [block.moved(moved[block.places]) for block in self.blocks]
+        blocks = sorted((b for b in blocks if b.places.size), key=lambda block: block.places[0])
+        averaging = self.averaging
+        if averaging is not None:
+            averaging = replace(
+                averaging, group=averaging.group[order], weight=averaging.weight[order]
+            )
+        own = self.own_share
         return replace(
             self,
-            values=self.values[mask],
-            errors=self.errors[mask],
-            rows=self.rows[mask],
-            groups=tuple(group for group in groups if len(group.points)),
-            positions=self.positions[:, mask] if self.positions.size else self.positions,
-            instants=self.instants[mask] if self.instants.size else self.instants,
-            own_share=None if self.own_share is None else self.own_share[mask],
-            blocks=tuple(
-                replace(
-                    block,
-                    places=moved[block.places[mask[block.places]]],
-                    correlation=block.correlation[np.ix_(*[mask[block.places]] * 2)],
-                )
-                for block in self.blocks
-                if mask[block.places].any()
-            ),
+            values=self.values[order],
+            errors=self.errors[order],
+            rows=self.rows[order],
+            groups=tuple(groups),
+            positions=self.positions[:, order] if self.positions.size else self.positions,
+            instants=self.instants[order] if self.instants.size else self.instants,
+            blocks=tuple(blocks),
+            averaging=averaging,
+            own_share=own[order] if own is not None and averaging is None else own,
         )
 
     def reject(self, bad: NDArray[np.bool_], status: Status) -> ObservationBatch:

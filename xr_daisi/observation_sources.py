@@ -178,7 +178,7 @@ class Source:
             elif self.layout.along_places:
                 picked = np.asarray(array).reshape(shape)
             else:
-                picked = np.asarray(array).reshape(rows.size, -1)[:, places]
+                picked = np.asarray(array).reshape(rows.size, self.layout.table_shape[1])[:, places]
             return picked.astype(np.float64)
 
         values, errors, verdicts = (

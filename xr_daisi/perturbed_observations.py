@@ -23,28 +23,31 @@ References
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from xr_daisi.averaging import averaged
 from xr_daisi.calibration import STEP
-from xr_daisi.keyed_numbers import bits, hashed, normal
-from xr_daisi.observed_ensemble import places_of, times_error_root
+from xr_daisi.keyed_numbers import hashed, normal
+from xr_daisi.observation_keys import identities, moments_of
 from xr_daisi.plane import PlaneAxes
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from collections.abc import Sequence
+
     from torch import Tensor
 
+    from xr_daisi.interpolation import Ints
     from xr_daisi.keyed_numbers import Floats, Keys
-    from xr_daisi.noise import NoiseSource
     from xr_daisi.observation_batch import ObservationBatch
     from xr_daisi.state import StateSpec
+    from xr_daisi.tensor_operators import TensorObservations
 
-__all__ = ["identities", "own_errors", "share_of_errors"]
+__all__ = ["OwnErrors", "share_of_errors"]
 
 
 def share_of_errors(batch: ObservationBatch, states: Floats, normalised: Floats) -> Floats:
@@ -78,8 +81,9 @@ def share_of_errors(batch: ObservationBatch, states: Floats, normalised: Floats)
                 for x in (state, state + step, state - step)
             )
             seen.append(here)
-            climate += ((behind - ahead) / (2.0 * STEP)).square()
-    own = torch.stack(seen).var(dim=0, correction=0) * members
+            # Of angles the shorter way round, wherever the observed one is.
+            climate += (tensors.shorter((behind - ahead)[None])[0] / (2.0 * STEP)).square()
+    own = tensors.shorter(torch.stack(seen) - seen[0]).var(dim=0, correction=0) * members
     with np.errstate(divide="ignore", invalid="ignore"):
         known = np.nan_to_num((own / climate).numpy(), nan=0.0, posinf=1.0)
     pairs = (members - 1) / members if members % 2 == 0 else members / (members + 1)
@@ -87,80 +91,81 @@ def share_of_errors(batch: ObservationBatch, states: Floats, normalised: Floats)
     return share
 
 
-def own_errors(batch: ObservationBatch, spec: StateSpec, source: NoiseSource) -> Tensor:
-    """Draw errors of observations for each member.
+@dataclass(frozen=True, eq=False)
+class OwnErrors:
+    """Errors of observations for each member, drawn batch by batch.
 
-    They depend on (seed, time, member) and on the observation alone, not on the order of
-    observations, on others, or on how members are divided. The members 2 k and 2 k + 1 have
-    opposite ones, so that the ensemble's mean does not move.
+    They depend on (seed, time, member) and on what is observed and where, not on the order of
+    observations or on how members are divided. The members 2 k and 2 k + 1 have opposite ones, so
+    that the mean of an even ensemble does not move.
 
-    Parameters
+    Attributes
     ----------
-    batch : ObservationBatch
-        Of one time, at least one, with the part of their errors that members have anew.
-    spec : StateSpec
-        What the coordinates are.
-    source : NoiseSource
-        Of the members.
-
-    Returns
-    -------
-    Tensor
-        Shape ``(len(source), n)``, float64 on the CPU, in the observations' units.
+    seed : int
+        The user's seed.
+    times : sequence of str
+        Labels of the times that are analysed together.
+    keys : array of uint64, shape (n,)
+        What tells observations apart.
+    moments : array of int, shape (n,)
+        Which of the times each is nearest to.
+    share : array of float or None
+        Part of its error that each has anew; all of it when None.
     """
-    keys = identities(batch, PlaneAxes.of(spec))
-    signs = np.where(np.asarray(source.members) % 2 == 0, 1.0, -1.0)
-    drawn = np.stack([normal(hashed(keys ^ _key(source, m // 2)), 0) for m in source.members])
-    errors = times_error_root(torch.from_numpy(signs[:, None] * drawn), batch, inverse=False)
-    return errors if batch.own_share is None else errors * torch.from_numpy(batch.own_share)
 
+    seed: int
+    times: Sequence[str]
+    keys: Keys
+    moments: Ints
+    share: Floats | None = None
 
-def _key(source: NoiseSource, pair: int) -> np.uint64:
-    """Return what tells pairs apart, and seeds and times, the same on every machine."""
-    text = json.dumps([source.seed, source.time, pair, "observations"]).encode()
-    return np.uint64(int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little"))
+    @classmethod
+    def of(
+        cls, batch: ObservationBatch, spec: StateSpec, seed: int, times: Sequence[str]
+    ) -> OwnErrors:
+        """Errors for the observations of some times, at least one.
 
+        Parameters
+        ----------
+        batch : ObservationBatch
+            With the part of their errors that members have anew.
+        spec : StateSpec
+            What the coordinates are.
+        seed, times
+            As the attributes.
+        """
+        keys = identities(batch, PlaneAxes.of(spec))
+        return cls(seed, times, keys, moments_of(batch), batch.own_share)
 
-def identities(batch: ObservationBatch, axes: PlaneAxes) -> Keys:
-    """Turn what was observed and where into a number for each observation.
+    def draw(self, tensors: TensorObservations, members: Sequence[int], like: Tensor) -> Tensor:
+        """Draw the errors of a batch of members.
 
-    Parameters
-    ----------
-    batch : ObservationBatch
-        Of one time.
-    axes : PlaneAxes
-        What the coordinates are.
+        Parameters
+        ----------
+        tensors : TensorObservations
+            The same observations.
+        members : sequence of int
+            Numbers of the members in the whole ensemble.
+        like : Tensor
+            Of the dtype and device that the result has.
 
-    Returns
-    -------
-    array of uint64, shape (n,)
-        Of averages where there are, whatever the order of the observations. Those that share place
-        and variable are told apart by their order in time, then by that of their values.
-    """
-    names = np.asarray([f"{g.operator.observed} {g.operator.name}" for g in batch.groups])
-    keys, instants = bits(names)[batch.group_of], batch.instants.astype(np.float64)
-    values, errors, averaging = batch.values, batch.errors, batch.averaging
-    if averaging is not None:  # of one variable are all in an average
-        keys = keys[np.unique(averaging.group, return_index=True)[1]]
-        values, errors, _ = averaged(values, errors, (), averaging)
-        if instants.size:
-            instants = np.bincount(averaging.group, averaging.weight * instants).astype(float)
-    positions, levels = places_of(batch, axes)
-    for axis, row in enumerate(positions):
-        period = 360.0 if axis == axes.longitude else axes.periods[axis]
-        keys = _folded(keys, row if period is None else np.mod(row, period))
-    for level in sorted(levels):
-        keys = _folded(keys, levels[level])
-    columns = errors, values, *([instants] if instants.size else [])
-    order = np.lexsort((*columns, keys))
-    ordered, number = keys[order], np.arange(len(keys))
-    anew = np.concatenate([[True], ordered[1:] != ordered[:-1]])
-    again = number - np.maximum.accumulate(np.where(anew, number, 0))
-    keys[order] = hashed(ordered + again.astype(np.uint64))
-    return keys
+        Returns
+        -------
+        Tensor, shape (len(members), n)
+            In the observations' units.
+        """
+        white = np.empty((len(members), len(self.keys)), dtype=np.float32)
+        for _, pair in itertools.groupby(zip(members, white, strict=True), lambda m: m[0] // 2):
+            both = list(pair)
+            noise = normal(hashed(self.keys ^ self._numbers(both[0][0] // 2)), 0)
+            for member, row in both:
+                row[...] = noise if member % 2 == 0 else -noise
+        errors = tensors.colour(torch.from_numpy(white).to(like))
+        return errors if self.share is None else errors * torch.from_numpy(self.share).to(like)
 
-
-def _folded(keys: Keys, numbers: NDArray[np.float64]) -> Keys:
-    """Fold numbers into keys, in single precision, as one of two files may have them."""
-    single = numbers.astype(np.float32)
-    return np.where(np.isnan(single), keys, hashed(keys ^ bits(single)))
+    def _numbers(self, pair: int) -> Keys:
+        """Tell seeds, pairs and times of the observations apart, the same on every machine."""
+        texts = [json.dumps([self.seed, time, pair, "observations"]) for time in self.times]
+        numbers = [hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts]
+        found = np.asarray([int.from_bytes(n, "little") for n in numbers], dtype=np.uint64)
+        return found[self.moments]

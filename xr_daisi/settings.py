@@ -203,11 +203,12 @@ class Settings:
                 problem("settings", ", ".join(unknown), f"names among {', '.join(sorted(known))}")
             )
         given = {k: v for k, v in changes.items() if v is not None}
-        if given.get("t_min") == 0.0:  # what a card recommends is for other inversion times
-            if self.bridge is not None:
-                given.setdefault("bridge", 0.0)
-            if self.perturb_obs:
-                given.setdefault("perturb_obs", False)
+        # What a card recommends is for other inversion times, and other guidance.
+        from_noise = given.get("t_min") == 0.0
+        if from_noise and self.bridge is not None:
+            given.setdefault("bridge", 0.0)
+        if self.perturb_obs and (from_noise or given.get("guidance") == "dps-normalized"):
+            given.setdefault("perturb_obs", False)
         return replace(self, **given)
 
     def to_dict(self) -> dict[str, Any]:

@@ -147,12 +147,15 @@ class TensorObservations:
         Tensor, shape (batch, n)
             In the observations' own units.
         """
-        residual = self.values.to(observed.dtype) - observed
+        return self.shorter(self.values.to(observed.dtype) - observed)
+
+    def shorter(self, difference: Tensor, /) -> Tensor:
+        """Return differences of observations (batch, n), of angles the shorter way round."""
         if self._periods is None:
-            return residual
-        period = self._periods.to(observed.dtype)
-        turns = (residual / period.where(period > 0, 1.0)).round()
-        return residual - turns * period
+            return difference
+        period = self._periods.to(difference.dtype)
+        turns = (difference / period.where(period > 0, 1.0)).round()
+        return difference - turns * period
 
     def whiten(self, v: Tensor, /) -> Tensor:
         """Return ``W v`` with ``W' W = R^-1``, for v of shape (batch, n)."""
@@ -161,6 +164,10 @@ class TensorObservations:
     def whiten_transpose(self, v: Tensor, /) -> Tensor:
         """Return ``W' v``, for v of shape (batch, n)."""
         return self._whitening.whiten_transpose(v)
+
+    def colour(self, v: Tensor, /) -> Tensor:
+        """Return white noise v of shape (batch, n) with the covariance R of the errors."""
+        return self._whitening.colour(v)
 
 
 def _part(group: Group, tensors: Interpolations) -> Part:

@@ -121,6 +121,10 @@ class TrajectoryEngine(Engine):
         device, flow = super().device_and_flow()
         return device, TrajectoryFlow(flow, len(self.times))
 
+    def labels(self, time: str) -> tuple[str, ...]:
+        """Labels of the times of the trajectory."""
+        return self.times
+
     def _source(self, time: str, members: range, keep: Tensor | None) -> NoiseSource:
         source = TrajectoryNoise(self.seed, self.times, members)
         return source if keep is None else MaskedNoise(source, keep)

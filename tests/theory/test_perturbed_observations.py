@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,13 @@ import xarray as xr
 from closed_form import GaussianVelocity, normal, smooth_covariance
 
 import xr_daisi
+from xr_daisi.calibration import departure_from_linearity
 from xr_daisi.errors import SettingsError
-from xr_daisi.noise import NoiseSource
+from xr_daisi.observation_batch import ObservationBatch
 from xr_daisi.observations import match_observations
-from xr_daisi.perturbed_observations import own_errors, share_of_errors
+from xr_daisi.perturbed_observations import OwnErrors, share_of_errors
 from xr_daisi.settings import Settings
+from xr_daisi.state import StateSpec
 
 ODE: dict[str, Any] = {
     **{"noise": 0.0, "inverse_noise": 0.0, "guidance_iterations": 5},
@@ -29,6 +32,14 @@ def gaussian_prior(covariance: torch.Tensor) -> xr_daisi.FlowPrior:
     template = xr.Dataset({"u": ("x", np.zeros(n))}, coords={"x": np.arange(float(n))})
     velocity = GaussianVelocity(torch.zeros(n, dtype=torch.float64), covariance)
     return xr_daisi.FlowPrior.from_velocity(velocity, template)
+
+
+def drawn_errors(
+    batch: ObservationBatch, spec: StateSpec, members: range, seed: int = 3, time: str = ""
+) -> np.ndarray:
+    tensors = batch.to_tensors(None, "cpu", torch.float64)
+    own = OwnErrors.of(batch, spec, seed, (time,))
+    return own.draw(tensors, members, torch.zeros(0, dtype=torch.float64)).numpy()
 
 
 def states(values: np.ndarray) -> xr.Dataset:
@@ -54,7 +65,7 @@ def test_each_member_has_observations_of_its_own(guidance: str, correlated: bool
     found = xr_daisi.assimilate(forecast, obs, prior, perturb_obs=True, seed=3, **kind)
     found_kind = {"error_correlation": {"u": 2.0}} if correlated else {}
     batch = match_observations(obs, prior.spec, None, **found_kind).batch(0)
-    noise = own_errors(batch, prior.spec, NoiseSource(3, "", range(5))).numpy()
+    noise = drawn_errors(batch, prior.spec, range(5))
     assert np.array_equal(noise[[0, 2]], -noise[[1, 3]])
     for member in range(5):
         own = values + noise[member]
@@ -148,48 +159,13 @@ def test_any_chunks_give_the_same() -> None:
     np.testing.assert_allclose(batches.u, whole.u, rtol=1e-12)
 
 
-@pytest.mark.filterwarnings("ignore::xr_daisi.RepeatedObservationsWarning")
-def test_the_order_of_observations_does_not_matter() -> None:
-    """Errors belong to what is observed, and where; correlated ones, averages and values alike."""
-    spec = gaussian_prior(smooth_covariance(8)).spec
-    values, where = normal((6,), 8).numpy(), np.array([1.0, 1.2, 1.2, 4.0, 5.5, 6.0])
-    obs = observed(values, np.linspace(0.2, 0.7, 6), where)
-    order = np.array([4, 2, 0, 5, 1, 3])
-    source = NoiseSource(3, "now", range(4))
-    for kind in ({}, {"error_correlation": {"u": 2.0}}):
-        plain, mixed = (
-            own_errors(match_observations(o, spec, None, **kind).batch(0), spec, source).numpy()
-            for o in (obs, obs.isel(obs=order))
-        )
-        np.testing.assert_allclose(mixed, plain[:, order], rtol=1e-12)
-        assert np.unique(plain[0].round(6)).size == 6  # of the two at one place as well
-    fewer = match_observations(obs.isel(obs=[0, 3]), spec, None).batch(0)
-    plain = own_errors(match_observations(obs, spec, None).batch(0), spec, source).numpy()
-    assert np.array_equal(own_errors(fewer, spec, source).numpy(), plain[:, [0, 3]])
-
-
-@pytest.mark.filterwarnings("ignore::xr_daisi.RepeatedObservationsWarning")
-@pytest.mark.parametrize("kind", [{}, {"thin": 1.5}, {"error_correlation": {"u": 2.0}}])
-def test_the_analysis_does_not_depend_on_the_order(kind: dict[str, Any]) -> None:
-    prior = gaussian_prior(smooth_covariance(8))
-    forecast = states(normal((6, 8), 5).numpy())
-    values, where = normal((6,), 8).numpy(), np.array([1.0, 1.2, 1.2, 4.0, 5.5, 6.0])
-    obs = observed(values, np.linspace(0.2, 0.7, 6), where)
-    options = {**ODE, "t_min": 0.3, "perturb_obs": True, **kind}
-    plain = xr_daisi.assimilate(forecast, obs, prior, **options)
-    mixed = xr_daisi.assimilate(forecast, obs.isel(obs=[4, 2, 0, 5, 1, 3]), prior, **options)
-    np.testing.assert_allclose(mixed.u, plain.u, rtol=1e-8)
-
-
 @pytest.mark.parametrize("members", [4, 5])
 def test_errors_are_those_of_the_observations(members: int) -> None:
     """Standard normal in units of R, and in the sample variance what is asked for."""
     spec = gaussian_prior(smooth_covariance(8)).spec
     obs = observed(np.zeros(3), np.array([0.3, 0.5, 0.4]), np.array([1.0, 1.5, 6.0]))
     batch = match_observations(obs, spec, None, error_correlation={"u": 2.0}).batch(0)
-    drawn = torch.stack(
-        [own_errors(batch, spec, NoiseSource(seed, "", range(members))) for seed in range(3000)]
-    ).numpy()
+    drawn = np.stack([drawn_errors(batch, spec, range(members), seed) for seed in range(3000)])
     block = batch.blocks[0]
     expected = np.diag(batch.errors**2)
     expected[np.ix_(block.places, block.places)] = block.correlation * np.outer(
@@ -228,3 +204,44 @@ def test_what_members_know_is_what_they_agree_on() -> None:
     shifted = {"u": lambda state: 3.0 * state["u"] - 7.0}
     cold = match_observations(obs, prior.spec, None, operator=shifted).batch(0)
     np.testing.assert_allclose(share_of_errors(cold, kelvin, half), math.sqrt(0.75 * pairs))
+
+
+def wind(y: float) -> tuple[xr.Dataset, xr.Dataset, xr_daisi.FlowPrior]:
+    """Twenty members with wind from 270 +- 6 degrees, and an observed direction."""
+    template = xr.Dataset({"u": ("x", np.zeros(1)), "v": ("x", np.zeros(1))}, coords={"x": [0.0]})
+    variance = 36.0 * torch.eye(2, dtype=torch.float64)
+    velocity = GaussianVelocity(torch.zeros(2, dtype=torch.float64), variance)
+    prior = xr_daisi.FlowPrior.from_velocity(velocity, template)
+    drawn = normal((2, 20, 1), 6).numpy()
+    fields = {"u": (("member", "x"), 10.0 + drawn[0]), "v": (("member", "x"), drawn[1])}
+    forecast = xr.Dataset(fields, coords={"x": [0.0]})
+    obs = xr.Dataset({"wind": ("obs", [y]), "wind_error": ("obs", [10.0])}, {"x": ("obs", [0.0])})
+    return forecast, obs, prior
+
+
+def test_directions_go_the_shorter_way_round() -> None:
+    """With its own error each member is where it would be if that value had been observed."""
+    forecast, obs, prior = wind(80.0)
+    options = {**ODE, "t_min": 0.3, "steps": 5, "operator": {"wind": "wind_direction"}}
+    found = xr_daisi.assimilate(forecast, obs, prior, perturb_obs=True, seed=3, **options)
+    batch = match_observations(obs, prior.spec, None, operator=options["operator"]).batch(0)
+    noise = drawn_errors(batch, prior.spec, range(20))
+    for member in range(20):
+        own = obs.assign(wind=(obs.wind + noise[member, 0]) % 360.0)
+        alone = xr_daisi.assimilate(forecast.isel(member=[member]), own, prior, **options)
+        np.testing.assert_allclose(found.u[member], alone.u[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("y", [0.0, 89.0, 90.0, 91.0, 180.0, 270.0])
+def test_what_members_know_of_a_direction_does_not_depend_on_the_observed_one(y: float) -> None:
+    forecast, obs, prior = wind(y)
+    batch = match_observations(obs, prior.spec, None, operator={"wind": "wind_direction"}).batch(0)
+    known = batch.take(np.array([0]))
+    known = replace(known, values=np.array([270.0]))
+    x = np.stack([forecast.u.values, forecast.v.values], axis=1)
+    # atan(v / u) with a spread of 1 / 10, and of the climate 6 / 10
+    share = share_of_errors(batch, x, x / 6.0)
+    assert share[0] ** 2 * 20 / 19 == pytest.approx(1.0 - 1.0 / 36.0, abs=0.02)
+    off = departure_from_linearity(batch, x)
+    assert off[0] == pytest.approx(departure_from_linearity(known, x)[0], rel=1e-9)
+    assert 0.0 < off[0] < 0.1
