@@ -185,7 +185,7 @@ def assimilate(
         ``daisi_chosen`` of an analysis that is not lazy.
     perturb_obs : bool, optional
         Whether each member is guided to observations with errors of its own, as in a stochastic
-        ensemble Kalman filter. By default where `t_min` is ``"auto"``.
+        ensemble Kalman filter. By default where `t_min` is ``"auto"``, of 4 members or more.
     steps : int or pair of int, optional
         Solver steps each way, or (inverse, guided); 20.
     solver : {"adams", "heun", "euler"}, optional
