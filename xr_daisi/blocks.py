@@ -212,10 +212,12 @@ class Work:
     def _farthest(self, block: np.ndarray, batch: ObservationBatch) -> str:
         return farthest(batch, self._observed(block, batch), self.layout.spec)
 
-    def thinned(self, batch: ObservationBatch) -> ObservationBatch:
+    def given(self, batch: ObservationBatch) -> ObservationBatch:
         """Return observations in an order of their own, averaged where they are to be thinned."""
-        axes = PlaneAxes.of(self.layout.spec)
-        batch = in_order(batch, axes)
+        axes, engine = PlaneAxes.of(self.layout.spec), self.engine
+        # It takes a while for millions of them, which one member at a time need not be sorted.
+        if not isinstance(engine, Engine) or self.bridge is not None or engine.settings.perturb_obs:
+            batch = in_order(batch, axes)
         if self.options.thin is None:
             return batch
         return thinned(batch, axes, axes.length(self.options.thin, "thin"))
@@ -283,7 +285,7 @@ class Work:
             times, batch, choice = list(window.times), window.observations, window.choice
             labels = [self.label(first_time, [index]) for index in times]
             engine = self.engine
-            given = batch if choice is not None else self.thinned(batch)
+            given = batch if choice is not None else self.given(batch)
             if choice is not None and isinstance(engine, Engine):
                 s = engine.settings
                 s = replace(s, t_min=choice.t_min, perturb_obs=s.perturbs)

@@ -112,7 +112,7 @@ def plan_updates(
         times = list(window.times)
         label = work.label(first_time, times)
         states = trajectories(work.physical(block[times]))
-        own = work.thinned(batch)
+        own = work.given(batch)
         if work.bridge is not None:
             plan = work.bridge.plan(cast("Engine", work.engine), states, own, label)
             planned.append(Planned(times, plan.update, batch, plan))

@@ -52,15 +52,15 @@ def in_order(batch: ObservationBatch, axes: PlaneAxes) -> ObservationBatch:
     positions, levels = _places(batch, axes)
     levels_first = [np.nan_to_num(levels[key], nan=np.inf) for key in sorted(levels)]
     keys = [row for row in (*positions, *levels_first, batch.instants) if np.size(row)]
-    group = batch.group_of
-    # Two Datasets may have groups that differ in nothing but what they hold.
-    held = hashed(_kinds(batch.groups)[group])
-    for column in (*keys, values):
-        held = hashed(held ^ bits(column))
-    whole = np.zeros(len(batch.groups), dtype=np.uint64)
-    np.add.at(whole, group, held)
-    rank = np.empty(len(whole), dtype=np.int64)
-    rank[np.lexsort((whole, _kinds(batch.groups)))] = np.arange(len(whole))
+    kinds, group = _kinds(batch.groups), batch.group_of
+    held = np.zeros(len(kinds), dtype=np.uint64)
+    if np.unique(kinds).size < len(kinds):  # groups that differ in nothing but what they hold
+        one = kinds[group]
+        for column in (*keys, values):
+            one = hashed(one ^ bits(column))
+        np.add.at(held, group, one)
+    rank = np.empty(len(kinds), dtype=np.int64)
+    rank[np.lexsort((held, kinds))] = np.arange(len(kinds))
     order = np.lexsort((errors, values, *reversed(keys), rank[group]))
     return batch.take(order)
 
