@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -148,21 +149,27 @@ def test_an_interruption_leaves_nothing(files: Path, tmp_path: Path) -> None:
         tokens = arguments(files, tmp_path / name[2:] / name, "--chunks", "time=1")
         tokens[tokens.index("--steps") + 1] = "2000000"
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        # A suite in the background ignores Ctrl-C, and so would what it starts.
+        pipes["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
         running.append(
             subprocess.Popen([COMMAND, *tokens, "--verbose"], text=True, bufsize=1, **pipes)
         )
-    for process, folder in zip(running, ("nc", "zarr"), strict=True):
-        assert process.stderr is not None
-        while "settings" not in process.stderr.readline():
-            assert process.poll() is None
-        while not os.listdir(tmp_path / folder):  # the temporary output
-            assert process.poll() is None
-            time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
-        assert process.returncode == 130
-        assert "xr-daisi: error: interrupted; no unfinished output was left" in err
-        assert os.listdir(tmp_path / folder) == []
+    try:
+        for process, folder in zip(running, ("nc", "zarr"), strict=True):
+            assert process.stderr is not None
+            while "settings" not in process.stderr.readline():
+                assert process.poll() is None
+            while not os.listdir(tmp_path / folder):  # the temporary output
+                assert process.poll() is None
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+            assert process.returncode == 130
+            assert "xr-daisi: error: interrupted; no unfinished output was left" in err
+            assert os.listdir(tmp_path / folder) == []
+    finally:
+        for process in running:
+            process.kill()
 
 
 # -- disks ------------------------------------------------------------------------------------
