@@ -53,6 +53,15 @@ def test_a_number_for_t_min_is_the_published_method() -> None:
     assert "daisi_chosen" not in published.attrs
     few = FORECAST.isel(member=slice(3))  # too few members to conclude from
     same(analyse(few), analyse(few, t_min=0.2))
+    # and the attributes say so
+    for analysis, used in (
+        (WHOLE, ("auto", "auto", True)),
+        (published, (0.2, 0.0, False)),
+        (analyse(few), (0.2, 0.0, False)),
+        (analyse(few, perturb_obs=True), (0.2, 0.0, True)),
+    ):
+        settings = json.loads(analysis.attrs["daisi_settings"])
+        assert tuple(settings[name] for name in ("t_min", "bridge", "perturb_obs")) == used
 
 
 @pytest.mark.parametrize("chunks", [{"time": 1}, {"member": 2}, {"time": 2, "member": 4}])
@@ -149,8 +158,8 @@ def test_it_goes_with_other_options(options: dict[str, Any]) -> None:
         ({"bridge": 2.0}, r"bridge: found 2.0, expected a number in \[0, 1\], or 'auto'"),
         ({"bridge": "yes"}, "bridge: found 'yes'"),
         ({"bridge": 0.5, "t_min": 0.0}, "would be forgotten"),
-        ({"localization": "300 km", "t_min": 0.2}, "localization serves the bridge"),
-        ({"localization": "300 km", "relaxation": 0.3, "bridge": 0}, "serve the bridge"),
+        ({"localization": "300 km", "t_min": 0.2}, "localization: found a value without"),
+        ({"localization": "300 km", "relaxation": 0.3, "bridge": 0}, "with bridge = 0"),
         ({"localization": "3 kg"}, "localization"),
         ({"vertical_localization": 3.0}, "vertical_localization: found a state without levels"),
         ({"method": "prior-only", "bridge": 0.5}, "does not serve method 'prior-only'"),

@@ -169,6 +169,9 @@ def test_missing_and_infinite_values() -> None:
         assert line(found, "observations").verdict == "pass"  # the rest goes on
     holes = FORECAST.where(FORECAST.longitude < 1.5)
     assert "17 % holes" in line(report(holes), "missing values").found
+    there = OBS.copy(deep=True)
+    there["longitude"][:2] = 2.0
+    assert "2 of the observations" in line(report(holes, there.isel(time=[0])), "in holes").found
 
 
 def test_few_members() -> None:

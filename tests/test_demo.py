@@ -77,6 +77,15 @@ def test_everything_is_labelled(result: xr_daisi.demo.Demo) -> None:
     assert float(abs(result.free - result.forecast).theta.isel(time=1).max()) > 0.1
 
 
+def test_what_was_chosen_is_told_for_every_time(
+    prior: FlowPrior, result: xr_daisi.demo.Demo
+) -> None:
+    found = run_demo(prior=prior, seed=3, **QUICK | {"cycles": 2, "members": 4}).analysis
+    chosen = json.loads(found.attrs["daisi_chosen"])
+    assert [np.datetime64(t) for t in chosen] == list(found.time.values)
+    assert "daisi_chosen" not in result.analysis.attrs  # of too few members to choose from
+
+
 def test_one_point_in_twenty_is_observed(result: xr_daisi.demo.Demo) -> None:
     obs = result.obs
     assert obs.theta.sizes == {"time": 2, "station": 410}  # 5 % of 2 x 64 x 64

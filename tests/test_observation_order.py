@@ -44,7 +44,7 @@ def points(n: int, *, seed: int = 2, **fields: Any) -> xr.Dataset:
 KINDS: list[dict[str, Any]] = [
     {},
     {"thin": "200 km"},
-    {"error_correlation": {"t2m": "150 km"}},
+    {"error_correlation": {"t2m": "50 km"}},
     {"thin": "100 km", "error_correlation": {"t2m": "150 km"}},
     {"t_min": 0.3, "perturb_obs": True},
     {"t_min": 0.3, "bridge": 0.5, "perturb_obs": True},

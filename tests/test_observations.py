@@ -898,7 +898,7 @@ def test_times_as_python_objects() -> None:
     forecast = ForecastTimes(TIMES)
     assert forecast.match(when)[0].tolist() == [0, 1, 2]
     assert forecast.match(np.array([None, None], dtype=object))[1].all()
-    assert forecast.span() == f"{TIMES[0]} to {TIMES[2]}"
+    assert forecast.span() == "2019-03-01T00:00 to 2019-03-01T12:00"
     assert ForecastTimes(None).span() == "no time"
     with pytest.raises(ObservationError, match="values such as 'noon'"):
         forecast.match(np.array(["noon"], dtype=object))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, Unpack, overload
 import numpy as np
 import xarray as xr
 
-from xr_daisi.baselines import bridge_for, check_keywords, engine_for
+from xr_daisi.baselines import bridge_for, check_keywords, engine_for, settled
 from xr_daisi.blocks import Work
 from xr_daisi.dimensions import other_valid_time, time_coordinate
 from xr_daisi.eager_blocks import run_eager
@@ -178,7 +178,7 @@ def assimilate(
         prior knows as little as the members' spread says, 0.2 for less than 4.
     bridge : float or "auto", optional
         Share of each observation's likelihood that an ensemble Kalman update takes first; the flow
-        is guided by the rest. 0 is the published method, 1 an ensemble Kalman filter carried
+        is guided by the rest. 0 is the flow alone, 1 an ensemble Kalman filter carried
         through the prior, ``"auto"`` decides for each observation. By default ``"auto"`` where
         `t_min` is, and 0 where that is a number. Localisation and inflation are then chosen from
         the ensemble and its innovations; what was chosen stands in the attribute
@@ -358,6 +358,7 @@ def assimilate(
     engine = engine_for(method, forecast, prior, given, seed=seed, device=device, dtype=dtype)
     layout = layout_for(forecast, engine.prior)
     first = bridge_for(engine, given, layout.members)
+    engine = settled(engine, first)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         plan = match_observations(obs, engine.prior.spec, layout.time_values, options)

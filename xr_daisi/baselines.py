@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from xr_daisi.priors import FlowPrior
 
-__all__ = ["SETTINGS", "bridge_for", "check_keywords", "engine_for"]
+__all__ = ["SETTINGS", "bridge_for", "check_keywords", "engine_for", "settled"]
 
 SETTINGS = frozenset().union(*KEYWORDS.values())
 """Keywords of `assimilate` that are settings of some method."""
@@ -143,6 +143,15 @@ def engine_for(
     )
 
 
+def settled(engine: Engine | EnsembleEngine, bridge: Bridge | None) -> Engine | EnsembleEngine:
+    """Return the engine with what is used where nothing is chosen, so that attributes say it."""
+    if bridge is not None or not isinstance(engine, Engine) or engine.method != "daisi":
+        return engine
+    s = engine.settings
+    used = replace(s, t_min=s.start, bridge=0.0, perturb_obs=bool(s.perturb_obs))
+    return engine.with_settings(used)
+
+
 def bridge_for(
     engine: Engine | EnsembleEngine, given: Mapping[str, Any], members: int
 ) -> Bridge | None:
@@ -167,13 +176,14 @@ def bridge_for(
     own = {name: given[name] for name in given if name in BRIDGE_KEYWORDS}
     s = engine.settings
     if s.share == 0.0 and own:
-        names, word = ", ".join(own), "serve" if len(own) > 1 else "serves"
-        expected = f"no bridge=0, nor a t_min without bridge=...: {names} {word} the bridge"
-        raise SettingsError(
-            problem("bridge", "0", expected, "leave them out, or pass bridge='auto'")
-        )
+        found = "a value without an ensemble update, as bridge is 0 where t_min is a number"
+        if s.bridge is not None:
+            found = "a value with bridge = 0, so without an ensemble update"
+        remedy = f"leave {', '.join(own)} out, or pass bridge='auto'"
+        raise SettingsError(problem(", ".join(own), found, "a bridge, which takes it", remedy))
     if s.share not in (0.0, AUTO) and members < FEWEST:
-        found, expected = f"{s.share:g} for {members} members", f"at least {FEWEST} members"
+        some = f"{members} member{'s' if members > 1 else ''}"
+        found, expected = f"{s.share:g} for {some}", f"at least {FEWEST} members"
         raise SettingsError(problem("bridge", found, expected, "pass bridge=0, the flow alone"))
     bridge = Bridge(s.share, s.t_min, EnsembleSettings(**own))
     bridge.check(engine.prior.spec)

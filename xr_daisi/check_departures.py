@@ -93,7 +93,7 @@ def departure_lines(plan: ObservationPlan, work: Work, states: Any) -> list[Line
     """
     work = replace(work, options=plan.options)
     everywhere = isinstance(states, np.ndarray) and not plan.is_lazy
-    members, looked, complete = states.shape[1], 0, True
+    members, looked, lost, complete = states.shape[1], 0, 0, True
     parts: list[_Compared] = []
     first = [source.first_row for source in plan.sources]
     for window in plan.windows:
@@ -106,6 +106,7 @@ def departure_lines(plan: ObservationPlan, work: Work, states: Any) -> list[Line
         looked += 1
         block = np.asarray(states[list(window)])
         batch = work.filtered(None, given, work.holes(block))
+        lost += len(given) - len(batch)
         if not len(batch):
             continue
         x = torch.from_numpy(trajectories(work.filled(block)))
@@ -128,6 +129,9 @@ def departure_lines(plan: ObservationPlan, work: Work, states: Any) -> list[Line
         return [Line("departures", "fail", found, "check the land or sea mask, and the places")]
     whole = _Compared.joined(parts)
     lines = []
+    if lost:
+        found = f"{lost:,} of the observations{where}"
+        lines.append(Line("in holes", "warn", found, "left out; the forecast is NaN there"))
     for number, source in enumerate(plan.sources):
         own = whole.take(whole.source == number)
         if own.values.size:

@@ -57,10 +57,10 @@ class Sampling:
         Inversion time in [0, 1): near 1 keeps the forecast, 0 ignores it; auto: by its spread.
     bridge
         Share of each observation that an ensemble Kalman update takes first: auto, or a number in
-        [0, 1]; 0 is the published method, and the default where t_min is a number.
+        [0, 1]; 0 is the flow alone, and the default where t_min is a number.
     perturb_obs
-        Errors of each member's own for the observations that guide it; the default where t_min is
-        auto.
+        Perturbed observations: members are guided to values with errors of their own; the default
+        where t_min is auto.
     steps
         Solver steps each way: 20, or 10,20 for inverse and guided.
     solver

@@ -40,8 +40,16 @@ PYTHON_FORMS = (
 )
 OPTIONS = (
     *("background_error", "inflation", "localization", "method", "relaxation_method"),
-    *("relaxation", "vertical_localization"),
-    *("background_check", "batch_size", "batch", "bounds", "checkpoint", "corrector_steps"),
+    *("bridge", "relaxation", "vertical_localization"),
+    *(
+        "bridge",
+        "background_check",
+        "batch_size",
+        "batch",
+        "bounds",
+        "checkpoint",
+        "corrector_steps",
+    ),
     *("device", "error_correlation", "error_inflation", "footprint", "interpolation", "quality"),
     *(
         "thin",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections import ChainMap, Counter
 from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING
@@ -274,8 +275,7 @@ def run_demo(
     true = model.advance(true, lead)
     free = ensemble
 
-    hours = np.timedelta64(int(HOURS * 3600), "s")
-    times = START + np.arange(cycles) * hours
+    times = START + np.arange(cycles) * np.timedelta64(int(HOURS * 3600), "s")
     truths = np.stack([t.numpy() for t in model.trajectory(true, hours=HOURS, states=cycles)])
     truth = to_dataset(truths, dims=("time",), times=times).assign_attrs(ATTRIBUTES)
     obs = sparse_observations(truth, seed=seed)
@@ -285,18 +285,19 @@ def run_demo(
     for cycle in range(cycles):
         ensemble = model.advance(ensemble, HOURS)
         forecast = _labelled(ensemble[None], times[cycle : cycle + 1])
-        here = obs.isel(time=slice(cycle, cycle + 1))
-        analysis = assimilate(
-            forecast, here, prior, seed=seed, device=device, progress=False, **settings
-        )
+        here, own = obs.isel(time=[cycle]), {"seed": seed, "device": device, **settings}
+        analysis = assimilate(forecast, here, prior, progress=False, **own)
         ensemble = torch.from_numpy(analysis.theta.values[0])
         forecasts.append(forecast)
         analyses.append(analysis)
         tell(_line(cycle, cycles, forecast, analysis, truths[cycle]))
-    together: dict[str, Any] = {"dim": "time", "combine_attrs": "override"}
-    forecast = xr.concat(forecasts, **together)
-    analysis = xr.concat(analyses, **together)
+    forecast, analysis = (
+        xr.concat(parts, dim="time", combine_attrs="override") for parts in (forecasts, analyses)
+    )
     analysis.attrs["daisi_observations"] = _counts(analyses)
+    if "daisi_chosen" in analysis.attrs:
+        chosen = [json.loads(a.attrs["daisi_chosen"]) for a in analyses]
+        analysis.attrs["daisi_chosen"] = json.dumps(dict(ChainMap(*reversed(chosen))))
     return Demo(
         truth=truth,
         forecast=forecast,
@@ -313,10 +314,9 @@ def _labelled(theta: Tensor | np.ndarray, times: np.ndarray) -> xr.Dataset:
 
 def _counts(analyses: Sequence[xr.Dataset]) -> str:
     """Add up what became of the observations in all cycles."""
-    total: dict[str, int] = {}
+    total: Counter[str] = Counter()
     for analysis in analyses:
-        for what, n in json.loads(analysis.attrs["daisi_observations"]).items():
-            total[what] = total.get(what, 0) + n
+        total.update(json.loads(analysis.attrs["daisi_observations"]))
     return json.dumps(total)
 
 

@@ -115,7 +115,7 @@ class AnalysisPlan:
             (
                 "network evaluations",
                 f"{self.forwards:,} forward, {self.backwards:,} backward "
-                f"(per member; {self.batch} members at once)"
+                f"of single members ({self.batch} at once)"
                 + (f", {self.searching:,} to choose t_min" if self.searching else ""),
             ),
             ("memory", f"about {_size(self.memory_bytes)}"),

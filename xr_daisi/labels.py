@@ -70,8 +70,12 @@ def analysis_attributes(
     """
     own = engine.settings.to_dict()
     if not isinstance(engine, EnsembleEngine):
-        own.pop("bridge", None)
-        own["bridge"] = engine.settings.share  # last, given or not
+        for name, used in (
+            ("bridge", engine.settings.share),
+            ("perturb_obs", engine.settings.perturbs),
+        ):
+            own.pop(name, None)
+            own[name] = used  # last, given or not
     own = {"method": engine.method, **{k: v for k, v in own.items() if serves(engine.method, k)}}
     spec = engine.prior.spec
     if isinstance(engine.prior, ForecastState):

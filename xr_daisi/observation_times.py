@@ -20,7 +20,7 @@ from xr_daisi.errors import (
     raise_problems,
 )
 
-__all__ = ["ForecastTimes", "TimeMatch", "TimeTolerance", "duplicate_time"]
+__all__ = ["ForecastTimes", "TimeMatch", "TimeTolerance", "duplicate_time", "time_text"]
 
 TimeTolerance = str | float | datetime.timedelta | np.timedelta64
 
@@ -64,6 +64,14 @@ class TimeMatch(NamedTuple):
     instants: NDArray[Any]
     other: NDArray[np.int64]
     fraction: NDArray[np.float64]
+
+
+def time_text(time: Any) -> str:
+    """Write a time without the digits that say nothing: ``2019-03-01T06:00``."""
+    if not isinstance(time, np.datetime64) or np.isnat(time):
+        return str(time)
+    text = np.datetime_as_string(time, unit="auto")
+    return str(text if "T" in text and len(text) > 13 else np.datetime_as_string(time, unit="m"))
 
 
 class ForecastTimes:
@@ -170,8 +178,8 @@ class ForecastTimes:
         """First and last time as text."""
         if self.times is None:
             return "no time"
-        first, last = self.times[self._order[0]], self.times[self._order[-1]]
-        return str(first) if self.count == 1 else f"{first} to {last}"
+        first, last = (time_text(self.times[self._order[at]]) for at in (0, -1))
+        return first if self.count == 1 else f"{first} to {last}"
 
     def _check_comparable(self, decoded: _Decoded, subject: str) -> None:
         found = _describe(decoded)

@@ -34,7 +34,7 @@ from xr_daisi.observation_options import (
 from xr_daisi.observation_plan import ObservationPlan
 from xr_daisi.observation_sources import Source, read_dataset
 from xr_daisi.observation_status import Status
-from xr_daisi.observation_times import ForecastTimes, TimeTolerance
+from xr_daisi.observation_times import ForecastTimes, TimeTolerance, time_text
 from xr_daisi.operators import StateLayout
 from xr_daisi.plane import PlaneAxes
 
@@ -186,8 +186,10 @@ def _nothing_used(
     timed = [found.time for found in coordinates if found.time is not None]
     dates = [time.values.reshape(-1) for time in timed if time.values.size]
     if dates:
-        first, last = dates[0][0], dates[-1][-1]
-        lines.append(f"time: found {first} to {last}, expected {times.span()}")
+        first, last = min(map(np.min, dates)), max(map(np.max, dates))
+        lines.append(
+            f"time: found {time_text(first)} to {time_text(last)}, expected {times.span()}"
+        )
     return "; ".join(dict.fromkeys(lines))
 
 

@@ -5,7 +5,7 @@ to the mean, no spread shows. With errors e of its own, of the covariance ``a R`
 members is ``c^2 s^2 + a g^2 R`` for a forecast of the variance s^2, in units of the prior's. The
 mean's error has, for a truth that prior and forecast agree on, ``(c + g - 1)^2 (1 - s^2) +
 (g - 1)^2 s^2 + g^2 R``. With the inversion time of `xr_daisi.denoising` both are the same within
-2 % of the standard deviation, whatever s and R are, for
+3 % of the standard deviation, whatever s and R are, for
 
     ``a = 1 - s^2``:
 

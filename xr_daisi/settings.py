@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from numbers import Real
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from xr_daisi.errors import SettingsError, problem, raise_problems
 
 __all__ = [
@@ -40,7 +42,7 @@ class Settings:
         ``"auto"`` chooses it, see `xr_daisi.denoising.inversion_time`.
     bridge : float, "auto" or None
         Share of each observation's likelihood that an ensemble Kalman update takes before the
-        flow is guided by the rest, see `xr_daisi.bridge`: 0 is the published method. None is
+        flow is guided by the rest, see `xr_daisi.bridge`: 0 is the flow alone. None is
         ``"auto"`` where `t_min` is, and 0 where that was set by hand, or guidance cannot take a
         part of an observation.
     perturb_obs : bool or None
@@ -129,12 +131,13 @@ class Settings:
             callable(self.strength) or (_is_number(self.strength) and self.strength >= 0.0),
             "a number >= 0 or a callable of t",
         )
-        check("perturb_obs", self.perturb_obs in (None, True, False), "True or False")
+        known = self.perturb_obs is None or isinstance(self.perturb_obs, (bool, np.bool_))
+        check("perturb_obs", known, "True or False")
         if self.perturb_obs and (self.t_min == 0.0 or self.guidance == "dps-normalized"):
             found = f"True with t_min = {self.t_min}, guidance = {self.guidance!r}"
-            expected = "False: samples from noise differ by themselves"
-            if self.t_min != 0.0:
-                expected = "False: the norm of the residual knows of no errors"
+            expected = "False, since this guidance does not use the errors of observations"
+            if self.t_min == 0.0:
+                expected = "False, since members that start from noise differ by themselves"
             problems.append(problem("perturb_obs", found, expected))
         if self.t_min == 0.0 and self.bridge not in (None, 0):
             found = f"{self.bridge!r} with t_min = 0"

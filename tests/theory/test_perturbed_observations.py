@@ -95,6 +95,20 @@ def test_spread_in_closed_form() -> None:
     assert float(found.u.mean()) == pytest.approx(float(plain.u.mean()), abs=1e-9)
 
 
+def test_part_in_closed_form() -> None:
+    """With a = 1 - s^2 spread and error agree within 3 %, for any forecast and error."""
+    s2, r = np.meshgrid(np.linspace(0.005, 0.995, 199), np.logspace(-4.0, 2.0, 121))
+    t = 1.0 / (1.0 + np.sqrt(s2 / (1.0 - s2)))  # alpha^2 / beta^2 = s^2 / (1 - s^2)
+    s_y, k = np.sqrt(r / (1.0 + r)), np.hypot(t, 1.0 - t)
+    root = np.hypot(t * s_y, 1.0 - t)
+    c, g = s_y * k / root, (1.0 - t * s_y / root) / (1.0 + r)
+    error = (c + g - 1.0) ** 2 * (1.0 - s2) + (g - 1.0) ** 2 * s2 + g**2 * r
+    ratio = np.sqrt((c**2 * s2 + (1.0 - s2) * g**2 * r) / error)
+    assert 0.967 < ratio.min() < 0.97
+    assert ratio.max() < 1.005
+    assert np.sqrt((c**2 * s2 + g**2 * r) / error).max() > 1.35  # with all of it
+
+
 @pytest.mark.parametrize("error", [0.1, 0.3, 1.0])
 @pytest.mark.parametrize("variance", [0.02, 0.1, 0.5, 0.9, 0.99])
 def test_spread_is_the_error(variance: float, error: float) -> None:
