@@ -130,13 +130,13 @@ def draw(folders: Sequence[Path], png: Path) -> None:
             share = counts / counts.mean()
             ax.bar(np.arange(members + 1), share, width=0.9, color="0.55")
             ax.axhline(1.0, color="k", lw=0.8)
-            ax.set_ylim(0.0, 3.0)
+            ax.set_ylim(0.0, 3.3)
             ax.set_title(f"{experiment}, {method}: outermost {outermost(counts):.2f}", fontsize=8)
             print(f"{experiment} {method}: outermost bin {outermost(counts):.2f} of the mean")
     for ax in axes[-1]:
         ax.set_xlabel("rank of the observation")
     for ax in axes[:, 0]:
-        ax.set_ylabel("share of the mean")
+        ax.set_ylabel("count over mean count")
     figure.tight_layout()
     figure.savefig(png, dpi=110)
 
