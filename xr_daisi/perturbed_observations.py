@@ -70,12 +70,13 @@ def share_of_errors(batch: ObservationBatch, states: Floats, normalised: Floats)
     """
     members = len(states)
     tensors = batch.to_tensors(None, "cpu", torch.float64)
-    spread = normalised.std(axis=0, ddof=1)
-    away = states - states.mean(axis=0)
-    away = np.divide(away, spread, out=np.zeros_like(away), where=spread > 0.0)
+    mean, spread = states.mean(axis=0), normalised.std(axis=0, ddof=1)
+    varies = spread > 0.0
     climate, seen = torch.zeros(len(tensors.values), dtype=torch.float64), []
     with torch.no_grad():
-        for state, step in zip(states, STEP * away, strict=True):  # H may take much memory
+        for state in states:  # one by one, since H may take much memory
+            away = np.divide(state - mean, spread, out=np.zeros_like(mean), where=varies)
+            step = STEP * away
             here, ahead, behind = (
                 tensors.residual(tensors.observe(torch.from_numpy(x[None])))[0]
                 for x in (state, state + step, state - step)
