@@ -98,7 +98,7 @@ def test_what_it_says(raise_if_computes: Any) -> None:
     assert (plan.members, plan.times, plan.batch, plan.lazy) == (4, 3, 2, True)
     assert plan.observations == {"used": 9, "missing value": 3}
     text = str(plan)
-    for part in ("custom", "9 used, 3 missing value", "3, of which 3", "members (2 at once)", "lazy"):
+    for part in ("custom", "9 used, 3 missing value", "3, of which 3", "(2 at once)", "lazy"):
         assert part in text
     assert repr(plan) == text
     assert "<table>" in plan._repr_html_()
