@@ -175,7 +175,7 @@ def assimilate(
     t_min : float or "auto", optional
         Inversion time in [0, 1): near 1 keeps the forecast, 0 ignores it (fresh noise). This and
         the next settings, when left out, are those of the prior's card; ``"auto"``: where the
-        prior knows as little as the members' spread says, 0.2 for less than 4.
+        prior knows as little as the members' spread says, 0.2 for fewer than 4.
     bridge : float or "auto", optional
         Share of each observation's likelihood that an ensemble Kalman update takes first; the flow
         is guided by the rest. 0 is the flow alone, 1 an ensemble Kalman filter carried

@@ -215,7 +215,7 @@ class Work:
     def given(self, batch: ObservationBatch) -> ObservationBatch:
         """Return observations in an order of their own, averaged where they are to be thinned."""
         axes, engine = PlaneAxes.of(self.layout.spec), self.engine
-        # It takes a while for millions of them, which one member at a time need not be sorted.
+        # Seconds for a million of them: not for every member where nothing depends on the order.
         if not isinstance(engine, Engine) or self.bridge is not None or engine.settings.perturb_obs:
             batch = in_order(batch, axes)
         if self.options.thin is None:

@@ -40,16 +40,8 @@ PYTHON_FORMS = (
 )
 OPTIONS = (
     *("background_error", "inflation", "localization", "method", "relaxation_method"),
-    *("bridge", "relaxation", "vertical_localization"),
-    *(
-        "bridge",
-        "background_check",
-        "batch_size",
-        "batch",
-        "bounds",
-        "checkpoint",
-        "corrector_steps",
-    ),
+    *("bridge", "perturb_obs", "relaxation", "vertical_localization"),
+    *("background_check", "batch_size", "batch", "bounds", "checkpoint", "corrector_steps"),
     *("device", "error_correlation", "error_inflation", "footprint", "interpolation", "quality"),
     *(
         "thin",
@@ -61,15 +53,7 @@ OPTIONS = (
         "guidance",
         "init",
     ),
-    *(
-        "inverse_noise",
-        "max_minutes",
-        "noise",
-        "normalization",
-        "obs_error",
-        "operator",
-        "perturb_obs",
-    ),
+    *("inverse_noise", "max_minutes", "noise", "normalization", "obs_error", "operator"),
     *(
         "overlap",
         "overwrite",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections import ChainMap, Counter
+from collections import Counter
 from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING
@@ -297,7 +297,7 @@ def run_demo(
     analysis.attrs["daisi_observations"] = _counts(analyses)
     if "daisi_chosen" in analysis.attrs:
         chosen = [json.loads(a.attrs["daisi_chosen"]) for a in analyses]
-        analysis.attrs["daisi_chosen"] = json.dumps(dict(ChainMap(*reversed(chosen))))
+        analysis.attrs["daisi_chosen"] = json.dumps({t: c for o in chosen for t, c in o.items()})
     return Demo(
         truth=truth,
         forecast=forecast,

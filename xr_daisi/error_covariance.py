@@ -7,8 +7,9 @@ blocks are independent.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -81,6 +82,9 @@ def correlation_by_distance(positions: NDArray[np.float64], length: float) -> ND
     return correlation
 
 
+_LOWER, _UPPER = (partial(torch.linalg.solve_triangular, upper=upper) for upper in (False, True))
+
+
 class Whitening:
     """Products with ``R^-1/2`` and its transpose.
 
@@ -125,30 +129,30 @@ class Whitening:
         """Return ``L^-1 S v`` for v of shape (batch, n)."""
         out = v / self._std
         for places, factors in self._parts:
-            out = self._solved(out, places, factors, upper=False)
+            out = _in_blocks(out, places, factors, _LOWER)
         return out
 
     def whiten_transpose(self, v: Tensor) -> Tensor:
         """Return ``S L^-T v`` for v of shape (batch, n)."""
         out = v
         for places, factors in self._parts:
-            out = self._solved(out, places, factors.mT, upper=True)
+            out = _in_blocks(out, places, factors.mT, _UPPER)
         return out / self._std
 
     def colour(self, v: Tensor) -> Tensor:
         """Return ``S^-1 L v`` for v of shape (batch, n): white noise with the covariance R."""
         out = v
         for places, factors in self._parts:
-            flat = places.reshape(-1)
-            part = v.index_select(1, flat).reshape(len(v), *places.shape).permute(1, 2, 0)
-            product = (factors.to(v.dtype) @ part).permute(2, 0, 1).reshape(len(v), -1)
-            out = out.index_copy(1, flat, product)
+            out = _in_blocks(out, places, factors, torch.matmul)
         return out * self._std
 
-    @staticmethod
-    def _solved(v: Tensor, places: Tensor, factors: Tensor, *, upper: bool) -> Tensor:
-        flat = places.reshape(-1)
-        # Blocks in front, members last: one factor serves all members.
-        part = v.index_select(1, flat).reshape(len(v), *places.shape).permute(1, 2, 0)
-        solved = torch.linalg.solve_triangular(factors.to(v.dtype), part, upper=upper)
-        return v.index_copy(1, flat, solved.permute(2, 0, 1).reshape(len(v), -1))
+
+def _in_blocks(
+    v: Tensor, places: Tensor, factors: Tensor, apply: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Apply factors (g, m, m) to the values of blocks at places (g, m), for v (batch, n)."""
+    flat = places.reshape(-1)
+    # Blocks in front, members last: one factor serves all members.
+    part = v.index_select(1, flat).reshape(len(v), *places.shape).permute(1, 2, 0)
+    applied = apply(factors.to(v.dtype), part)
+    return v.index_copy(1, flat, applied.permute(2, 0, 1).reshape(len(v), -1))
