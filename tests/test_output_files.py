@@ -120,6 +120,21 @@ def test_a_place_that_is_no_folder(tmp_path: Path) -> None:
         write(tmp_path / "file" / "out.txt", "x")
 
 
+def test_an_interruption_as_the_room_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = os.mkdir
+
+    def interrupted(*given: Any, **options: Any) -> None:
+        make(*given, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "mkdir", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "out.txt", "x")
+    assert os.listdir(tmp_path) == []
+
+
 def test_check_free(tmp_path: Path) -> None:
     target = tmp_path / "out.txt"
     check_free(target, overwrite=False, remedy="pass --overwrite")

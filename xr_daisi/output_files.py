@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,8 +41,10 @@ def replacing(target: Path, *, overwrite: bool, remedy: str) -> Iterator[Path]:
     """
     check_free(target, overwrite=overwrite, remedy=remedy)
     target.parent.mkdir(parents=True, exist_ok=True)
-    room = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    # Named before it is made, so that an interruption in between leaves nothing.
+    room = target.parent / f".{target.name}.{secrets.token_hex(8)}"
     try:
+        room.mkdir(mode=0o700)
         temporary = room / target.name
         yield temporary
         if target.is_dir() and not target.is_symlink():
